@@ -1,0 +1,125 @@
+"""What an engine is: the contract between a suite and one kind of model server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_autotune.space import Configuration, Value
+    from pytest_autotune.suite import Suite
+
+
+class CauseKind(StrEnum):
+    """Why a server did not start, or died."""
+
+    OUT_OF_MEMORY = "out of memory"
+    BAD_ARGUMENT = "bad argument"
+    MODEL = "model missing"
+    PORT = "port in use"
+    CRASH = "crash"
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    WRONG_SERVER = "wrong server"
+
+    @property
+    def finding(self) -> bool:
+        """Whether the configuration is to blame, so that the search learns from it."""
+        return self in (CauseKind.OUT_OF_MEMORY, CauseKind.BAD_ARGUMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A classified failure, with the log lines that show it."""
+
+    kind: CauseKind
+    message: str  # one line
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One command-line setting of an engine, without leading dashes."""
+
+    name: str
+    default: Value = None
+    choices: tuple[str, ...] = ()
+    boolean: bool = False
+    negatable: bool = False  # understands --no-<name>
+    many: bool = False  # takes a list of values
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An engine as found on this machine.
+
+    `missing` has one sentence for each thing that a suite needs and that is not here; when it is
+    not empty nothing of the suite is started.
+    """
+
+    version: str = ""
+    flags: Mapping[str, Flag] | None = None  # None: the engine does not tell, nothing is checked
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server must listen, and the model name it must answer to (unique per deployment)."""
+
+    host: str
+    port: int
+    model_name: str
+
+    @property
+    def url(self) -> str:
+        """Base URL without a trailing slash and without ``/v1``."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start a server: one argv element per value, never a shell line."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)  # added to the inherited environment
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the engine's API takes beyond plain OpenAI."""
+
+    token_ids: bool = False  # prompts as token ids to /v1/completions: exact lengths
+    ignore_eos: bool = False  # generate exactly max_tokens
+    reset_prefix_cache: str | None = None  # path to POST to
+    health: str = "/health"  # path that answers 200 when the HTTP front is up
+
+
+class Engine(Protocol):
+    """One kind of model server. Stateless; `inspect` may run the engine's interpreter and caches."""
+
+    name: str
+    abilities: Abilities
+
+    def inspect(self, suite: Suite) -> Installed:
+        """Look for the engine and what `suite` needs of it on this machine; start no server."""
+
+    def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
+        """Return how to start a server with `suite.fixed` and `configuration` at `address`."""
+
+    def gpus(self, suite: Suite, configuration: Configuration) -> int:
+        """Return how many GPUs that server takes; 0 on an engine without GPUs."""
+
+    def classify(self, log: str, returncode: int | None) -> Cause:
+        """Say why a server died or never became ready, from its log and exit status.
+
+        `returncode` is negative for a signal and None while the process lives (a timeout).
+        """
+
+    def effective(self, log: str) -> Mapping[str, Value]:
+        """Read back from the log the settings that the server says it runs with; empty when it does not say."""
