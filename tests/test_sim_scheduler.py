@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -27,13 +28,14 @@ from pytest_autotune.engines.sim.simulate import simulate
 
 
 def check_books(cache, holders):
-    counts = [0] * cache.capacity
+    counts = Counter()
     for pages in holders:
         assert len(set(pages.blocks)) == len(pages.blocks)
-        for block in pages.blocks:
-            counts[block] += 1
+        counts.update(pages.blocks)
     assert counts == cache._holders
-    assert set(cache._free) == {block for block, count in enumerate(counts) if not count}
+    assert set(cache._released) == set(range(cache._used)) - set(counts)
+    assert cache.free == cache.capacity - len(counts)
+    assert len(counts) <= cache.capacity
     assert {digest: block for block, digest in cache._hash_of.items()} == cache._block_of
 
 
