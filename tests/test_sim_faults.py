@@ -134,6 +134,8 @@ def test_error_event_ends_the_answer_in_the_middle():
         assert json.loads(error)["error"]["code"] == 500
         assert done == b"[DONE]"
         assert ask(server)[0] == 500
+        *tokens, error, done = events(ask(server, stream=True, n=6, max_tokens=1)[1])
+        assert (len(tokens), done) == (3, b"[DONE]")  # the other choices, finished in the same step, add nothing
         server.wait_metric("vllm:num_requests_running", 0)
 
 
