@@ -71,7 +71,9 @@ class Suite(Block):
     fixed: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     engine_python: str | None = None  # interpreter of the engine's own environment
-    command: tuple[str, ...] = ()  # engine: command; argv template with {port}, {host}, {model}, {model_name}, {flags}, or {<parameter>}
+    command: tuple[
+        str, ...
+    ] = ()  # engine: command; argv template with {port}, {host}, {model}, {model_name}, {flags}, or {<parameter>}
     url: str | None = None  # engine: endpoint; base URL of a server that is already running
     model_name: str | None = None  # engine: endpoint or command: the name the server lists, when it cannot be set
     gpus: int | None = None  # GPUs a server takes, when the engine cannot tell from its flags

@@ -1,0 +1,1 @@
+"""Running model servers, and never leaving one behind."""

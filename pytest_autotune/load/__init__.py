@@ -1,0 +1,1 @@
+"""Loading a server and measuring what it answers."""

@@ -1,0 +1,1 @@
+"""Results for people, dashboards and the next deployment."""

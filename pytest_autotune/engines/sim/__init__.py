@@ -1,0 +1,1 @@
+"""The embedded engine: a simulated model server behind a real HTTP front."""
