@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_autotune.errors import SloViolation
-from pytest_autotune.formatting import format_configuration
+from pytest_autotune.formatting import settings
 from pytest_autotune.plan import slots
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
@@ -77,7 +77,7 @@ class TrialItem(pytest.Item):
         live = self.trial.claimed
         self.user_properties += [(f"param.{name}", value) for name, value in live.configuration.items()]
         self.user_properties += list(properties.items())
-        self.user_properties.append(("autotune.configuration", format_configuration(live.configuration)))
+        self.user_properties.append(("autotune.configuration", settings(live.configuration)))
         if live.recorded:
             self.user_properties.append(("autotune.recorded", live.record.run_id))
 

@@ -102,7 +102,7 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     if trial.state == "running":
         return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
     judged = judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
-    batch = judged.best_batch or judged.least_violating
+    batch = judged.best or judged.least_violating
     crash = 0.0
     margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
     if batch is None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_autotune.formatting import format_configuration, format_duration, format_metric
+from pytest_autotune.formatting import duration, quantity, settings
 from pytest_autotune.selection import judge_trial, select
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Standing:
             judge_trial(record, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
             for record in finished
         ]
-        best = select(judged, objective=suite.objective).best
+        best = select(judged).best
         planned_s = len(plan.levels) * (suite.load.warmup_s + suite.load.duration_s)
         elapsed = [record.elapsed_s for record in finished if record.elapsed_s is not None]
         per_trial_s = sum(elapsed) / len(elapsed) if elapsed else planned_s
@@ -58,7 +58,7 @@ class Standing:
             trial=trial,
             number=min(len(finished) + 1, plan.slots),
             of=plan.slots,
-            best="" if best is None or best.score is None else format_metric(suite.objective.metric, best.score),
+            best="" if best is None or best.score is None else quantity(suite.objective.metric, best.score),
             remaining_s=per_trial_s * max(plan.slots - len(finished), 1) / workers,
             begun=time.monotonic(),
         )
@@ -67,20 +67,20 @@ class Standing:
         """Say it in one line: trial n of m, configuration, batch, elapsed, current TTFT, best so far, time left."""
         parts = [
             f"{self.trial.plan.suite.name}: trial {self.number} of {self.of}",
-            format_configuration(self.trial.configuration),
+            settings(self.trial.configuration),
             phase,
         ]
         if progress is not None:
             parts.append(f"{progress.phase} {progress.elapsed_s:.0f}/{progress.total_s:.0f} s")
             if progress.ttft_s is not None:
-                parts.append(f"ttft {format_metric('ttft.p50', progress.ttft_s)}")
+                parts.append(f"ttft {quantity('ttft.p50', progress.ttft_s)}")
             if progress.failed:
                 parts.append(f"{progress.failed} failed")
         if self.best:
             parts.append(f"best {self.best}")
         left_s = self.remaining_s - (time.monotonic() - self.begun)
         if left_s > 0:
-            parts.append(f"about {format_duration(left_s)} left")
+            parts.append(f"about {duration(left_s)} left")
         return "  ".join(parts)
 
 

@@ -7,7 +7,7 @@ import secrets
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.progress import Standing
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_autotune.load.generator import LoadGenerator, Progress
     from pytest_autotune.progress import Reporter
     from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.settings import Settings
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
@@ -68,17 +69,20 @@ class Run:
 
         return owner_id(self.id)
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What this run runs on and with: versions, hardware, git revision."""
+        from pytest_autotune.environment import describe
+
+        return describe(self.settings.root)
+
     def begin(self, arguments: Sequence[str]) -> tuple[str, ...]:
         """On the controller: open the store, note the run, sweep what dead runs left; say what was swept."""
         from pytest_autotune.deploy.leftovers import sweep
-        from pytest_autotune.environment import describe
 
         self.store.migrate()
         self.store.begin_run(
-            self.id,
-            started_at=self.started_at,
-            environment=describe(self.settings.root),
-            arguments=tuple(arguments),
+            self.id, started_at=self.started_at, environment=self.environment, arguments=tuple(arguments)
         )
         return sweep()
 
@@ -148,6 +152,21 @@ class Run:
         if self._standing is None or self._standing.trial is not live:
             self._standing = Standing.of_trial(live, self.store, workers=self._workers())
         self.reporter.show(self._standing.line(phase, progress))
+
+    def score(self, suite: Suite, batches: Sequence[JudgedBatch]) -> float | None:
+        """Ask plugins for a trial's score; None leaves it to the suite's objective."""
+        score: float | None = self.config.hook.pytest_autotune_objective(suite=suite, batches=batches)
+        return score
+
+    def selected(self, plan: Plan, best: JudgedTrial | None) -> None:
+        """Tell plugins which trial was selected."""
+        self.config.hook.pytest_autotune_selected(config=self.config, suite=plan.suite, best=best)
+
+    def worker_died(self, worker: str, reason: str) -> None:
+        """Give up the trials of an xdist worker that is gone, so that the next run measures them."""
+        for trial in self.store.trials_of_run(self.id):
+            if trial.state == "running" and trial.owner == worker:
+                self.store.mark_lost(self.id, trial.owner, reason=f"{worker} died: {reason}")
 
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:
         self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)

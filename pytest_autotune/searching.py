@@ -6,7 +6,7 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from pytest_autotune.gate import Gate
+    from pytest_autotune.results import Conclusion
+
+Outcome = Literal["passed", "failed", "skipped"]
+PHASES: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
 
 
 def begin(config: pytest.Config) -> None:
@@ -102,26 +105,28 @@ def conclude(session: pytest.Session) -> None:
 
     conclusions = conclude_suites(run_of(session.config))
     for conclusion in conclusions:
-        _report_gate(session, conclusion.nodeid, conclusion.gate)
+        _report_gate(session, conclusion)
     lines = [line for conclusion in conclusions for line in conclusion.lines]
     session.config.stash[summary_key] = (*session.config.stash.get(summary_key, ()), *lines)
 
 
-def _report_gate(session: pytest.Session, suite: str, gate: Gate) -> None:
+def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:
     """Report the gate as a test of its own, so that terminal, JUnit and exit status follow by themselves."""
+    suite, gate = conclusion.nodeid, conclusion.gate
     hook, nodeid, now = session.config.hook, f"{suite}::gate", time.time()
     location = (suite, None, "gate")
+    verdict: Outcome = "skipped" if conclusion.partial else "passed" if gate.holds else "failed"
+    text = (suite, 1, f"Skipped: {conclusion.partial}") if conclusion.partial else gate.reason or None
     session.testscollected += 1
     hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
-    for when in ("setup", "call", "teardown"):
-        failure = gate.failure if when == "call" else None
+    for when in PHASES:
         report = pytest.TestReport(
             nodeid=nodeid,
             location=location,
             keywords={},
-            outcome="passed" if failure is None else "failed",
-            longrepr=failure,
-            when=when,  # type: ignore[arg-type]
+            outcome=verdict if when == "call" else "passed",
+            longrepr=text if when == "call" else None,
+            when=when,
             start=now,
             stop=now,
         )

@@ -191,7 +191,7 @@ class LiveTrial:
         from pytest_autotune.deploy.server import Launch
 
         plan, bench = self.plan, self._bench
-        directory = bench.output / _file_name(plan.suite.name) / _file_name(self.slot.name)
+        directory = bench.output / file_name(plan.suite.name) / file_name(self.slot.name)
         directory.mkdir(parents=True, exist_ok=True)
         launch = Launch(
             suite=plan.suite,
@@ -335,7 +335,7 @@ class LiveTrial:
             )
             status, reason = judged.status, judged.reason
         else:
-            store.release(self.record.id, f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
+            store.release(self.record.id, reason=f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
             return
         cause = getattr(self.failure, "cause", None)
         kind = "" if cause is None else str(cause.kind)
@@ -368,7 +368,7 @@ def _failed(record: BatchRecord) -> BenchmarkError:
     return (BenchmarkError if record.client is None else ClientSaturated)(record.reason)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """Keep letters, digits, dots and a few signs; node names have colons, which some file systems refuse."""
     return "".join(c if c.isalnum() or c in "-_.," else "_" for c in text)[:120]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_autotune.formatting import format_metric
+from pytest_autotune.formatting import quantity
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.statistics import LATENCIES
 
@@ -30,7 +30,7 @@ class Measured(float):
         return self
 
     def __repr__(self) -> str:
-        return f"{self.metric} {format_metric(self.metric, self)}"
+        return f"{self.metric} {quantity(self.metric, self)}"
 
 
 class Metrics:
