@@ -1,1 +1,1 @@
-"""The embedded engine: a simulated model server behind a real HTTP front."""
+"""The embedded engine: an OpenAI-compatible server process around a model of continuous batching."""
