@@ -1,1 +1,1 @@
-"""Loading a server and measuring what it answers."""
+"""What loads a server and measures it."""
