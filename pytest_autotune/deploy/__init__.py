@@ -1,1 +1,1 @@
-"""Running model servers, and never leaving one behind."""
+"""Ways to run a model server, and to leave nothing of it behind."""
