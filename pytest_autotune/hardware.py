@@ -25,15 +25,18 @@ class Gpu:
 def gpus(*, visible: str | None = None) -> tuple[Gpu, ...]:
     """Return this machine's GPUs, in the driver's order; empty without a driver.
 
-    `visible` selects as ``CUDA_VISIBLE_DEVICES`` does: indices or UUID prefixes, up to the first
-    that does not exist. None selects all.
+    `visible` selects as ``CUDA_VISIBLE_DEVICES`` does; None selects all.
     """
-    found = _all_gpus()
+    return select(_all_gpus(), visible)
+
+
+def select(found: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
+    """Choose GPUs by indices or beginnings of UUIDs, up to the first that does not exist, as CUDA does."""
     if visible is None:
         return found
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in visible.split(",")):
-        gpu = next((gpu for gpu in found if entry and (str(gpu.index) == entry or _names(entry, gpu.uuid))), None)
+        gpu = next((gpu for gpu in found if entry == str(gpu.index) or _names(entry, gpu.uuid)), None)
         if gpu is None:
             break
         chosen.append(gpu)

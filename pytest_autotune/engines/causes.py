@@ -23,7 +23,9 @@ _PREFIX = re.compile(
     r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^]]*\] )?"
 )
 _HARMLESS = {"DEBUG", "INFO", "WARNING"}
-_EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt))\b(?::\s*(?P<text>.*))?$")
+_EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]: )?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt))\b(?::\s*(?P<text>.*))?$"
+)
 _STARTED = re.compile(r"Application startup complete|The server is fired up|server is listening on")
 
 _OUT_OF_MEMORY = re.compile(
@@ -55,7 +57,14 @@ _MODEL = re.compile(
     re.IGNORECASE,
 )
 _USAGE = re.compile(r"^[\w./-]+: error: (?P<text>.+)$")
-_REFUSED = {"ValueError", "NotImplementedError", "AssertionError", "ArgumentError", "ArgumentTypeError", "SettingsError"}
+_REFUSED = {
+    "ValueError",
+    "NotImplementedError",
+    "AssertionError",
+    "ArgumentError",
+    "ArgumentTypeError",
+    "SettingsError",
+}
 _CONSEQUENCE = re.compile(
     r"Engine core initialization failed|EngineDeadError|EngineCore encountered an issue|Executor failed\."
     r"|WorkerProc initialization failed|Worker failed with error|please check the stack trace above"
@@ -157,7 +166,9 @@ def _signalled(lines: Sequence[str], returncode: int | None) -> Cause | None:
     if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         hint = "; the kernel does that when memory runs out" if number == signal.SIGKILL else ""
         return Cause(CauseKind.KILLED, f"{who} was killed by {name}{hint}", _shorten(found))
-    return Cause(CauseKind.CRASH, f"{who} crashed with {name}", _shorten(found or [line for line in lines if line][-3:]))
+    return Cause(
+        CauseKind.CRASH, f"{who} crashed with {name}", _shorten(found or [line for line in lines if line][-3:])
+    )
 
 
 def _matching(lines: Sequence[str], pattern: re.Pattern[str]) -> list[str]:

@@ -6,20 +6,21 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.space import Space
+from pytest_autotune.space import Choice, Space
 
 if TYPE_CHECKING:
-    from pytest_autotune.space import Configuration, Value
+    from collections.abc import Mapping
+
+    from pytest_autotune.space import Parameter, Value
     from pytest_autotune.suite import Suite
 
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>[A-Za-z_]\w*))")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
 _BYTES_PER_PARAMETER = 0.5  # 4-bit weights: the least that a download can need
@@ -32,20 +33,19 @@ _PARALLEL = (  # settings whose product is the number of GPUs, each in the spell
 
 
 def expand(text: str, *, key: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replace ``${NAME}``, ``${NAME:-default}`` and ``$NAME`` in a suite's value, and a leading ``~``.
+    """Replace ``${NAME}`` and ``${NAME:-default}`` in the value that a suite gives for `key`.
 
-    Raise `MissingRequirement` naming the variable when it is not set, or empty without a default.
+    Raise `MissingRequirement` naming the variable when it is not set, or empty, and has no default.
     """
     variables = os.environ if environment is None else environment
 
     def value(match: re.Match[str]) -> str:
-        name = match["braced"] or match["bare"]
-        found = variables.get(name) or match["default"]
+        found = variables.get(match["name"]) or match["default"]
         if found is None:
-            raise MissingRequirement(f"set {name} ({key}: {text})")
+            raise MissingRequirement(f"set {match['name']} ({key}: {text})")
         return found
 
-    return str(Path(expanded).expanduser()) if (expanded := _VARIABLE.sub(value, text)).startswith("~") else expanded
+    return _VARIABLE.sub(value, text)
 
 
 def environment_of(suite: Suite) -> dict[str, str]:
@@ -61,7 +61,7 @@ def interpreter_of(suite: Suite) -> str:
     """
     if suite.engine_python is None:
         return sys.executable
-    named = expand(suite.engine_python, key="engine_python")
+    named = os.path.expanduser(expand(suite.engine_python, key="engine_python"))  # noqa: PTH111 - not every name is a path
     found = shutil.which(named) if os.sep not in named else shutil.which(suite.path.parent.absolute() / named)
     if found is None:
         raise MissingRequirement(f"engine_python: no such interpreter: {named}")
@@ -90,15 +90,19 @@ def missing_model(suite: Suite) -> str | None:
         if path.is_file() or (path / "config.json").is_file():
             return None
         return f"model: no config.json in {path}" if path.is_dir() else f"model: no such directory: {path}"
+    return _missing_on_hub(model, {**os.environ, **environment_of(suite)})
+
+
+def _missing_on_hub(model: str, variables: Mapping[str, str]) -> str | None:
     if not _HUB_ID.fullmatch(model):
         return f"model: {model!r} is neither a directory nor a hub id like organisation/name"
-    variables = {**os.environ, **environment_of(suite)}
     cache = _hub_cache(variables)
     snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
     if any(snapshots.glob("*/config.json")):
         return None
-    if any(variables.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        return f"model: {model} is not in {cache}, and HF_HUB_OFFLINE is set"
+    for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if variables.get(switch, "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return f"model: {model} is not in {cache}, and {switch} is set"
     return missing_disk(cache, least_download(model), what=f"download {model}")
 
 
@@ -127,15 +131,20 @@ def parallel_gpus(settings: Mapping[str, Value]) -> int:
     return product
 
 
+def is_parallel(settings: Mapping[str, Value]) -> bool:
+    """Say whether any of `settings` is a parallel size."""
+    return any(flag_name(name) in spellings for name in settings for spellings in _PARALLEL)
+
+
 def most_gpus(suite: Suite) -> int:
     """Return the most GPUs that any configuration of `suite` takes."""
     if suite.gpus is not None:
         return suite.gpus
-    names = {name for spellings in _PARALLEL for name in spellings}
-    parallel = tuple(parameter for parameter in suite.space.parameters if flag_name(parameter.name) in names)
-    configurations: list[Configuration] = [{}] if not parallel else list(
-        Space(parallel, suite.space.constraints).grid(suite.fixed)
-    )
+    parallel = tuple(parameter for parameter in suite.space.parameters if is_parallel({parameter.name: None}))
+    try:
+        configurations = list(Space(parallel, suite.space.constraints).grid(suite.fixed))
+    except ValueError:  # a range without grid points: at least its low end is tried
+        configurations = [{parameter.name: _least(parameter) for parameter in parallel}]
     return max((parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations), default=1)
 
 
@@ -150,11 +159,11 @@ def missing_gpus(suite: Suite) -> str | None:
 
 
 def _is_local(model: str, suite: Suite) -> bool:
-    return model.startswith(("/", "./", "../")) or _local(model, suite).is_dir()
+    return model.startswith(("/", "./", "../", "~")) or _local(model, suite).is_dir()
 
 
 def _local(model: str, suite: Suite) -> Path:
-    return (suite.path.parent / model).absolute()
+    return (suite.path.parent / Path(model).expanduser()).absolute()
 
 
 def _hub_cache(variables: Mapping[str, str]) -> Path:
@@ -165,3 +174,7 @@ def _hub_cache(variables: Mapping[str, str]) -> Path:
     caches = variables.get("XDG_CACHE_HOME") or "~/.cache"
     home = variables.get("HF_HOME") or f"{caches}/huggingface"
     return Path(home).expanduser() / "hub"
+
+
+def _least(parameter: Parameter) -> Value:
+    return parameter.values[0] if isinstance(parameter, Choice) else parameter.low

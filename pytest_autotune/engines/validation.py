@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines.flags import flag_name
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
     from pytest_autotune.engines.engine import Flag, Installed
     from pytest_autotune.space import Value
     from pytest_autotune.suite import Suite
-
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_NAME = re.compile(r"[A-Za-z_][\w.]*(?:-[A-Za-z_][\w.]*)*")
-_KEYWORDS = {"and", "or", "not", "in", "is", "if", "else", "true", "false", "null", "none", "min", "max", "abs"}
 
 
 def unknown_flags(suite: Suite, installed: Installed) -> tuple[str, ...]:
@@ -51,9 +46,8 @@ def _settings(suite: Suite) -> Iterator[tuple[str, str, tuple[Value, ...]]]:
     for name, value in suite.fixed.items():
         yield "fixed", name, (value,)
     for constraint in suite.space.constraints:
-        for name in _NAME.findall(_QUOTED.sub("", constraint.text)):
-            if name.lower() not in _KEYWORDS:
-                yield f"constraints: {constraint.text!r}", name, ()
+        for name in sorted(constraint.names):
+            yield f"constraints: {constraint.text!r}", name, ()
 
 
 def _refused(flag: Flag, value: Value) -> str | None:

@@ -12,27 +12,27 @@ import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any, Iterator  # noqa: UP035 - also runs where collections.abc is not subscriptable
 
 
-def where():
+def where() -> dict[str, Any]:
     """Return where vLLM is and which installation of it, or {} when there is none."""
     found = importlib.util.find_spec("vllm")
     if found is None or not found.origin:
         return {}
-    package = os.path.dirname(found.origin)
-    site = os.path.dirname(package)
-    distributions = [name for name in os.listdir(site) if name.startswith("vllm") and name.endswith(".dist-info")]
-    marks = [package, *(os.path.join(site, name) for name in sorted(distributions))]
-    return {"installation": [[path, os.stat(path).st_mtime_ns] for path in marks]}
+    package = Path(found.origin).parent
+    marks = [package, *sorted(package.parent.glob("vllm*.dist-info"))]
+    return {"installation": [[str(path), path.stat().st_mtime_ns] for path in marks]}
 
 
-def flags():
+def flags() -> dict[str, Any]:
     """Return vLLM's version, the platform it was built for, and every flag of its API server."""
     vllm = importlib.import_module("vllm")
     platform = importlib.import_module("vllm.platforms").current_platform
     make = first_of("make_arg_parser", "vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
     parser = first_of("FlexibleArgumentParser", "vllm.utils.argparse_utils", "vllm.utils")
-    actions = make(parser())._actions
+    actions = make(parser())._actions  # noqa: SLF001 - argparse has no public way to list them
     return {
         "version": vllm.__version__,
         "device": platform.device_type,
@@ -40,17 +40,18 @@ def flags():
     }
 
 
-def first_of(name, *modules):
+def first_of(name: str, *modules: str) -> Any:
     """Return an object by name from the first module that has it; it moved between releases."""
+    missing = ImportError(name)
     for module in modules:
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            last = error
-    raise last
+            missing = ImportError(f"{name}: {error}")
+    raise missing
 
 
-def described(action):
+def described(action: argparse.Action) -> Iterator[dict[str, Any]]:
     """Yield one description for every long spelling of an argparse action."""
     negatable = isinstance(action, argparse.BooleanOptionalAction)
     for option in action.option_strings:
@@ -62,11 +63,11 @@ def described(action):
             "choices": [str(choice) for choice in action.choices or () if choice is not None],
             "boolean": action.nargs == 0,
             "negatable": negatable,
-            "many": action.nargs in ("+", "*") or isinstance(action.nargs, int) and action.nargs > 1,
+            "many": action.nargs in ("+", "*") or (isinstance(action.nargs, int) and action.nargs > 1),
         }
 
 
-def plain(default):
+def plain(default: Any) -> Any:
     """Return a default as JSON, or None when it is not a JSON value."""
     if default == argparse.SUPPRESS:
         return None
@@ -77,7 +78,6 @@ def plain(default):
 
 
 if __name__ == "__main__":
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM and what it imports print to stdout as well
-    json.dump({"where": where, "flags": flags}[sys.argv[1]](), answer)
-    answer.close()
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)  # vLLM and what it imports print to stdout as well
+        json.dump({"where": where, "flags": flags}[sys.argv[1]](), answer)
