@@ -1,1 +1,1 @@
-"""Results for people, dashboards and the next deployment."""
+"""What people and machines read of a run: terminal, exported configuration, JUnit."""
