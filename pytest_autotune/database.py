@@ -18,9 +18,11 @@ from pytest_autotune.errors import StoreError
 from pytest_autotune.schema import STEPS, SchemaError, check_not_newer, schema_version, upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, Connection, Engine
+
+    from pytest_autotune.schema import Step
 
 WAIT_S = 30  # how long a transaction waits for another process's
 
@@ -65,13 +67,13 @@ class Database:
         """Close every connection."""
         self._engine.dispose()
 
-    def migrate(self) -> None:
+    def migrate(self, steps: Sequence[Step] = STEPS) -> None:
         """Create or upgrade the tables; any number of processes may do so at once."""
         with ExitStack() as stack:
             if self._path is not None:
                 self._prepare_file(stack, self._path)
             with self._transaction(*_DURABLE, lock="schema") as connection:
-                upgrade(connection)
+                upgrade(connection, steps)
         self._checked = True
 
     @contextmanager
@@ -158,7 +160,7 @@ class Database:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StoreError(f"results store {mask_text(url)!r} is not a database URL: write {_EXAMPLES}") from None
     name = parsed.render_as_string(hide_password=True)
     if parsed.drivername in ("postgres", "postgresql"):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    Step = Callable[[Connection], None]
+
 
 class SchemaError(StoreError):
     """A store whose tables cannot be used; the message goes on where the store's name ends."""
@@ -182,10 +184,10 @@ def create_tables(connection: Connection) -> None:
 
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Callable[[Connection], None], ...] = (create_tables,)
+STEPS: tuple[Step, ...] = (create_tables,)
 
 
-def upgrade(connection: Connection, steps: Sequence[Callable[[Connection], None]] = STEPS) -> None:
+def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
     """Bring the store behind `connection` to version `len(steps)`, within the caller's exclusive transaction."""
     version = schema_version(connection)
     if version == 0:
