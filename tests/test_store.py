@@ -12,7 +12,7 @@ from pytest_autotune.database import Database
 from pytest_autotune.errors import StoreError
 from pytest_autotune.records import BatchRecord, Note, utc_now, utc_text
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.schema import STEPS, schema_version
+from pytest_autotune.tables import STEPS, schema_version
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
 

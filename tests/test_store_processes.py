@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, func, select
 from store_children import LEVELS, SLOTS
 
-from pytest_autotune.schema import METADATA, batches, samples, trials
+from pytest_autotune.tables import METADATA, batches, samples, trials
 from pytest_autotune.store import Store
 
 pytest_plugins = ["store_backends"]
