@@ -8,7 +8,7 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines.validation import setting_problems
+from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.samples import Level
@@ -36,7 +36,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     Raises `SuiteError` for a setting that the installed engine does not know.
     """
     installed = engine.inspect(suite)
-    problems = setting_problems(suite, installed)
+    problems = unknown_flags(suite, installed)
     if problems:
         raise SuiteError(problems[0], path=suite.path)
     adaptive = None if suite.search.strategy == "grid" else [suite.search.model_dump(), repr(suite.space)]

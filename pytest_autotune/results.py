@@ -15,7 +15,7 @@ from pytest_autotune.gate import judge_gate
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
-from pytest_autotune.reporting.terminal import report_lines
+from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.trial import file_name, restate
 
@@ -43,6 +43,7 @@ class Conclusion:
 def conclude_suites(run: Run) -> list[Conclusion]:
     """Judge every suite that this run covers, from the store alone, and write its exports and the JUnit verdicts."""
     conclusions, reports = [], []
+    width = shutil.get_terminal_size().columns
     for covered in run.store.suites_of_run(run.id):
         plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
         history = run.store.history(plan.study)
@@ -55,7 +56,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
             Conclusion(
                 nodeid=covered.suite,
                 gate=report.gate,
-                lines=tuple(report_lines(report, written=written, width=shutil.get_terminal_size().columns)),
+                lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
                 partial="" if complete else f"{len(history)} of {plan.slots} trials were run; the gate judges all",
             )
         )

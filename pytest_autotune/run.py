@@ -56,11 +56,11 @@ class Run:
     @cached_property
     def store(self) -> Store:
         """The results store; the controller brings its schema up to date before any worker opens it."""
-        from pytest_autotune.deploy.leftovers import is_alive
+        from pytest_autotune.deploy.leftovers import owner_alive
         from pytest_autotune.store import Store
 
         _make_output(self.settings.output)
-        return self._resources.enter_context(Store(self.settings.store_url, alive=is_alive))
+        return self._resources.enter_context(Store(self.settings.store_url, alive=owner_alive))
 
     @cached_property
     def owner(self) -> str:
@@ -164,8 +164,10 @@ class Run:
 
     def worker_died(self, worker: str, reason: str) -> None:
         """Give up the trials of an xdist worker that is gone, so that the next run measures them."""
+        from pytest_autotune.deploy.leftovers import owner_alive
+
         for trial in self.store.trials_of_run(self.id):
-            if trial.state == "running" and trial.owner == worker:
+            if trial.state == "running" and owner_alive(trial.owner) is False:
                 self.store.mark_lost(self.id, trial.owner, reason=f"{worker} died: {reason}")
 
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:
@@ -177,8 +179,10 @@ class Run:
     def _deployer(self, name: str) -> Deployer:
         from pytest_autotune.deploy import builtin_deployer
 
-        deployer: Deployer | None = self.config.hook.pytest_autotune_deployer(name=name)
-        return deployer or builtin_deployer(name)
+        deployer: Deployer | None = self.config.hook.pytest_autotune_deployer(name=name) or builtin_deployer(name)
+        if deployer is None:
+            raise SuiteError(f"deploy: {name!r} is unknown; built in are local and endpoint")
+        return deployer
 
     def _generator(self, suite: Suite) -> LoadGenerator:
         generator: LoadGenerator | None = self.config.hook.pytest_autotune_load_generator(suite=suite)

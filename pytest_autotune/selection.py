@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_autotune.formatting import count, quantity, title
 from pytest_autotune.slo import Check, Status, Verdict, judge, penalised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_autotune.records import BatchRecord, TrialRecord
     from pytest_autotune.samples import Level
@@ -69,6 +69,7 @@ class JudgedTrial:
     best: JudgedBatch | None  # the compliant batch with the best rank value
     capacity: Level | None  # the highest compliant level
     least_violating: JudgedBatch | None  # when none complies: the one whose worst hard ratio is smallest
+    own_rank_value: float | None = None  # from an objective of the user's own, to maximise; replaces the batch's
 
     @property
     def score(self) -> float | None:
@@ -78,7 +79,9 @@ class JudgedTrial:
     @property
     def rank_value(self) -> float | None:
         """The value that trials are ranked by, to maximise."""
-        return None if self.best is None else self.best.rank_value
+        if self.best is None:
+            return None
+        return self.best.rank_value if self.own_rank_value is None else self.own_rank_value
 
     @property
     def level(self) -> Level | None:
@@ -141,12 +144,18 @@ class Selection:
 
 
 def judge_trial(
-    trial: TrialRecord, *, limits: Sequence[Limit], objective: Objective, steepness: float = 0.1
+    trial: TrialRecord,
+    *,
+    limits: Sequence[Limit],
+    objective: Objective,
+    steepness: float = 0.1,
+    score: Callable[[Sequence[JudgedBatch]], float | None] = lambda _: None,
 ) -> JudgedTrial:
     """Judge every batch of a trial, and the trial by its batches; the trial may still be running.
 
     A trial is compliant with at least one compliant batch, violating when batches were measured
-    and none complies, else infeasible or failed by what stopped it.
+    and none complies, else infeasible or failed by what stopped it. `score` may rank the trial by
+    something of its own, in the direction of the objective, from the compliant batches.
     """
     batches = tuple(_judge_batch(batch, limits, objective, steepness) for batch in trial.batches)
     scored = [batch for batch in batches if batch.rank_value is not None]
@@ -154,6 +163,7 @@ def judge_trial(
     violating = [batch for batch in batches if batch.verdict.binding is not None]
     least = min(violating, key=_excess, default=None) if not compliant else None
     status, reason = _judge_by_batches(trial, batches, least)
+    own = score(compliant) if compliant else None
     return JudgedTrial(
         trial=trial,
         metric=objective.metric,
@@ -163,6 +173,7 @@ def judge_trial(
         best=max(scored, key=lambda batch: (batch.rank_value or 0.0, batch.level), default=None),
         capacity=max((batch.level for batch in compliant), default=None),
         least_violating=least,
+        own_rank_value=own if own is None or objective.direction == "maximize" else -own,
     )
 
 
@@ -222,6 +233,8 @@ def _judge_batch(record: BatchRecord, limits: Sequence[Limit], objective: Object
         batch = JudgedBatch(record, Verdict(status), None, None)
         return JudgedBatch(record, Verdict(status, reason=why_not_measured(batch)), None, None)
     verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record))
+    if record.failed_checks and verdict.status is Status.COMPLIANT:
+        verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
     score = record.metrics.get(objective.metric)
     if verdict.status is not Status.COMPLIANT or score is None or not math.isfinite(score):
         return JudgedBatch(record, verdict, None, None)
@@ -242,6 +255,8 @@ def _judge_by_batches(
         return Status.COMPLIANT, ""
     if least is not None:
         return Status.VIOLATING, f"{least.level} violates {least.verdict.reason}"
+    if missed := [batch for batch in batches if batch.verdict.status is Status.VIOLATING]:
+        return Status.VIOLATING, f"{missed[0].level} fails {missed[0].verdict.reason}"
     for status in (Status.INFEASIBLE, Status.FAILED):
         if stopped := [batch for batch in batches if batch.verdict.status is status]:
             return status, f"{stopped[0].level}: {stopped[0].verdict.reason}"

@@ -22,6 +22,7 @@ class Settings:
     junit: Path | None
     suite_patterns: tuple[str, ...]
     root: Path
+    verbose: bool
 
     @classmethod
     def from_pytest(cls, config: pytest.Config) -> Settings:
@@ -38,6 +39,7 @@ class Settings:
             junit=None if junit is None else config.invocation_params.dir / junit,
             suite_patterns=tuple(config.getini("autotune_suites")),
             root=config.rootpath,
+            verbose=config.option.verbose > 0,
         )
 
 

@@ -13,7 +13,7 @@ from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError,
 from pytest_autotune.records import BatchRecord
 from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Status, judge, request_limits
-from pytest_autotune.statistics import summarise
+from pytest_autotune.statistics import measured, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,7 +279,7 @@ class LiveTrial:
             metrics=metrics,
             client=measurement.client,
             errors=measurement.errors,
-            requests=len(measurement.samples),
+            requests=len(measured(measurement.samples, measurement.window_s)),
             window_s=measurement.window_s,
             started_at=started_at,
             reason=saturated or "",
