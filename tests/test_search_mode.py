@@ -12,8 +12,8 @@ engine: sim
 model: llama-3.1-8b
 parameters:
   max-num-seqs: [2, 64]
-  max-model-len: [4096, 4000000]
-fixed: {gpu: H100, time-scale: 0.2}
+  gpu-memory-utilization: [0.9, 0.1]
+fixed: {gpu: H100, time-scale: 0.2, max-model-len: 4096}
 load: {prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8], duration: 600ms, warmup: 100ms}
 slo: {ttft.p90: 40ms}
 search: {defaults: false}
@@ -23,7 +23,7 @@ timeouts: {stop: 1s}
 
 def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     project.suite(OOM_SUITE)
-    result = project.run("suites", "--autotune", "-v", "--junitxml=report.xml")
+    result = project.run("suites", "--autotune", "-v", "-rs", "--junitxml=report.xml")
     assert result.ret == 0
     outcomes = result.parseoutcomes()
     assert {key: outcomes[key] for key in ("compliant", "violating", "infeasible", "deployed", "passed")} == {
@@ -35,16 +35,17 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     }
     result.stdout.fnmatch_lines(
         [
-            "*::max-num-seqs:2-max-model-len:4096::deploy DEPLOYED max-num-seqs=2 max-model-len=4096*",
-            "*::max-num-seqs:2-max-model-len:4096::c1 COMPLIANT max-num-seqs=2 max-model-len=4096*",
-            "*::c8 VIOLATES max-num-seqs=2 max-model-len=4096 (ttft.p90: * > 40 ms (+*%)*",
-            "*::max-num-seqs:2-max-model-len:4000000::deploy INFEASIBLE *(out of memory*",
-            "*::max-num-seqs:2-max-model-len:4000000::c1 SKIPPED (*not deployed*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::deploy DEPLOYED *max-num-seqs=2**",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::c1 COMPLIANT *max-num-seqs=2**",
+            "*::c8 VIOLATES *max-num-seqs=2* (ttft.p90: * > 40 ms (+*%)*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::deploy INFEASIBLE *(out of memory*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::c1 SKIPPED*",
             "*::gate PASSED*",
+            "SKIPPED*quick.yaml*not deployed: out of memory*",
         ]
     )
     cases = project.testcases()
-    name = "suites.quick.yaml.max-num-seqs:2-max-model-len:4096"
+    name = "suites.quick.yaml.max-num-seqs:2-gpu-memory-utilization:0.9"
     assert cases[f"{name}.c8"].find("skipped").get("type") == "pytest.xfail"
     properties = {p.get("name"): p.get("value") for p in cases[f"{name}.c8"].iter("property")}
     assert properties["param.max-num-seqs"] == "2"
