@@ -55,7 +55,7 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
 
 def test_slo_lines_say_what_complies_and_what_does_not(project):
     project.suite()
-    output = project.run("suites", "--autotune").stdout.str()
+    output = project.run("suites", "--autotune", "-v").stdout.str()
     assert "[slo] 2/2 batches compliant" in output
     assert "[slo] 1/2 batches compliant" in output
     assert re.search(r"\[slo\] concurrency=8 violates ttft\.p90: \d+(\.\d+)? ms > 40 ms \(\+\d+ ?%\)", output)
@@ -78,7 +78,7 @@ def test_best_is_exported_as_json_and_as_a_command_that_starts_the_server(projec
     assert project.run("suites", "--autotune").ret == 0
     (best,) = (project.path / ".autotune").glob("*/*/best.json")
     content = json.loads(best.read_text())
-    assert content["configuration"] == {"max-num-seqs": 64}
+    assert content["best"]["configuration"] == {"max-num-seqs": 64}
     script = best.with_name("best.sh")
     assert "--max-num-seqs" in script.read_text()
     assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
