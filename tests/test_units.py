@@ -32,7 +32,9 @@ def test_duration_is_read_in_seconds(written, seconds):
         pytest.param("50 parsecs", f"'50 parsecs' is not a duration; {DURATION_HELP}", id="no unit of time"),
         pytest.param("50 sec", f"'50 sec' is not a duration (did you mean '50s'?); {DURATION_HELP}", id="long unit"),
         pytest.param("2min", f"'2min' is not a duration (did you mean '2m'?); {DURATION_HELP}", id="min"),
-        pytest.param("5 milisecond", f"'5 milisecond' is not a duration (did you mean '5ms'?); {DURATION_HELP}", id="typo"),
+        pytest.param(
+            "5 milisecond", f"'5 milisecond' is not a duration (did you mean '5ms'?); {DURATION_HELP}", id="typo"
+        ),
         pytest.param("500MS", f"'500MS' is not a duration (did you mean '500ms'?); {DURATION_HELP}", id="capitals"),
         pytest.param("1,5s", f"'1,5s' is not a duration (did you mean '1.5s'?); {DURATION_HELP}", id="decimal comma"),
         pytest.param(".5s", f"'.5s' is not a duration (did you mean '0.5s'?); {DURATION_HELP}", id="no leading zero"),
@@ -76,7 +78,9 @@ def test_ratio_may_exceed_one_where_that_is_allowed():
     [
         pytest.param(1, f"1 is not a share below 1 (did you mean '1%'?); {PERCENTAGE_HELP}", id="ambiguous one"),
         pytest.param("1", f"'1' is not a percentage (did you mean '1%'?); {PERCENTAGE_HELP}", id="text without a sign"),
-        pytest.param("1 percent", f"'1 percent' is not a percentage (did you mean '1%'?); {PERCENTAGE_HELP}", id="word"),
+        pytest.param(
+            "1 percent", f"'1 percent' is not a percentage (did you mean '1%'?); {PERCENTAGE_HELP}", id="word"
+        ),
         pytest.param("150%", f"'150%' is more than 100%; {PERCENTAGE_HELP}", id="more than all"),
         pytest.param(-0.1, f"-0.1 is negative; {PERCENTAGE_HELP}", id="negative"),
         pytest.param("-1%", f"'-1%' is negative; {PERCENTAGE_HELP}", id="negative text"),
@@ -107,8 +111,16 @@ def test_size_is_read_in_bytes(written, size):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        pytest.param("16G", "'16G' is not a size (did you mean '16GB'?); write a number with a unit, e.g. 512MB, 16GiB", id="letter"),
-        pytest.param("16gib", "'16gib' is not a size (did you mean '16GiB'?); write a number with a unit, e.g. 512MB, 16GiB", id="small"),
+        pytest.param(
+            "16G",
+            "'16G' is not a size (did you mean '16GB'?); write a number with a unit, e.g. 512MB, 16GiB",
+            id="letter",
+        ),
+        pytest.param(
+            "16gib",
+            "'16gib' is not a size (did you mean '16GiB'?); write a number with a unit, e.g. 512MB, 16GiB",
+            id="small",
+        ),
         pytest.param("big", "'big' is not a size; write a number with a unit, e.g. 512MB, 16GiB", id="text"),
         pytest.param(12, "12 has no unit; write '12MB' or '12GiB'", id="bare"),
     ],
@@ -123,8 +135,12 @@ def test_wrong_size_is_refused(written, message):
     ("written", "message"),
     [
         pytest.param("4k", "'4k' is ambiguous; write 4000 or 4096", id="suffix"),
-        pytest.param("512", "'512' is text (did you mean 512, without quotes?); write a whole number of at least 1", id="text"),
-        pytest.param(512.0, "512.0 is not a whole number (did you mean 512?); write a whole number of at least 1", id="point"),
+        pytest.param(
+            "512", "'512' is text (did you mean 512, without quotes?); write a whole number of at least 1", id="text"
+        ),
+        pytest.param(
+            512.0, "512.0 is not a whole number (did you mean 512?); write a whole number of at least 1", id="point"
+        ),
         pytest.param(1.5, "1.5 is not a whole number; write a whole number of at least 1", id="fraction"),
         pytest.param(0, "0 is too small; write a whole number of at least 1", id="too small"),
         pytest.param(True, "true is not a whole number; write a whole number of at least 1", id="boolean"),
