@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from pytest_autotune.problems import Where, dotted
 from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _LARGEST = 1_000_000  # bytes; suites are written by hand
@@ -85,12 +85,14 @@ def _compose(text: str, path: Path) -> Any:
             warnings.simplefilter("ignore")  # an anchor that is used twice is valid YAML
             return yaml.compose(text)
     except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SuiteError(f"not valid YAML: character {show(chr(error.character))}", path=path, line=line) from None
+        line_of_character = text.count("\n", 0, error.position) + 1
+        raise SuiteError(
+            f"not valid YAML: character {show(chr(error.character))}", path=path, line=line_of_character
+        ) from None
     except MarkedYAMLError as error:
         unclosed = "quoted scalar" in str(error.context) and error.context_mark is not None
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        line = None if mark is None else mark.line + 1
+        line = None if mark is None else int(mark.line) + 1
         raise SuiteError(f"not valid YAML: {_explain(error, text)}", path=path, line=line) from None
     except YAMLError as error:
         raise SuiteError(f"not valid YAML: {_one_line(error)}", path=path) from None
@@ -168,7 +170,9 @@ class _Reader:
             here = (*where, key)
             line = key_node.start_mark.line + 1
             if key in own:
-                raise self._error(f"key {show(key)} is written twice, first in line {self.lines[here]}", key_node, where)
+                raise self._error(
+                    f"key {show(key)} is written twice, first in line {self.lines[here]}", key_node, where
+                )
             self.lines[here] = line
             own[key] = self.read(value_node, here)
         return {**merged, **own}
