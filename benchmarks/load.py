@@ -61,7 +61,7 @@ def measure(url: str, concurrency: int) -> Measurement:
         prompt_tokens=512, output_tokens=TOKENS, duration_s=5.0, warmup_s=1.5, request_timeout_s=30.0, seed=concurrency
     )
     target = Target(url, "truth", ignore_eos=True)
-    return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda progress: None)
+    return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda _: None)
 
 
 def row(measurement: Measurement, log: dict[str, Truth]) -> list[str]:
