@@ -25,7 +25,8 @@ class Truth(NamedTuple):
     first_s: float  # first and last token were written
     last_s: float
     tokens: int
-    end: str  # "ok", "client_abort", or the fault
+    end: str  # "ok", "client_abort", or the fault that ended it
+    fault: str  # that it was given; "none"
 
     @property
     def ttft_s(self) -> float:
@@ -103,7 +104,7 @@ class TruthServer:
         self._ask("/__flush")
         records = map(json.loads, self._log.read_text().splitlines())
         return {
-            r["rid"]: Truth(r["t_recv"] / 1e9, r["t_first"] / 1e9, r["t_last"] / 1e9, r["n"], r["end"])
+            r["rid"]: Truth(r["t_recv"] / 1e9, r["t_first"] / 1e9, r["t_last"] / 1e9, r["n"], r["end"], r["fault"])
             for r in records
             if "rid" in r
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -71,7 +72,9 @@ def test_good_streams(fragments, arrivals):
         pytest.param([], "empty", id="nothing"),
         pytest.param([chat({"role": "assistant"}), chat({}, finish="stop"), DONE], "empty", id="no token"),
         pytest.param([text(" a"), text(" b")], "cut", id="no end"),
-        pytest.param([text(" a"), b'data: {"choices": [{"text": "bro\n\n', text(" b"), DONE], "malformed", id="half JSON"),
+        pytest.param(
+            [text(" a"), b'data: {"choices": [{"text": "bro\n\n', text(" b"), DONE], "malformed", id="half JSON"
+        ),
         pytest.param([text(" a"), text(" a")[:-5], b"\n\n", DONE], "malformed", id="half of a known shape"),
         pytest.param([event("[" * 100_000)], "malformed", id="deeply nested"),
         pytest.param([event("17"), DONE], "malformed", id="a number"),
@@ -102,7 +105,7 @@ def test_counts_are_unknown_when_the_server_does_not_tell():
     assert stream.verdict is None
 
 
-words = st.text(alphabet=st.sampled_from("ab \"\\\n\r\u2028é{}[]:,"), max_size=4)
+words = st.text(alphabet=st.sampled_from('ab "\\\n\r\u2028é{}[]:,'), max_size=4)
 pieces = st.one_of(
     words.map(text),
     words.map(lambda word: chat({"content": word})),
@@ -123,7 +126,7 @@ def state(stream):
 @given(st.lists(pieces, max_size=12).map(b"".join), st.lists(st.integers(0, 1000), max_size=12))
 def test_any_split_of_a_stream_gives_the_same_events(body, cuts):
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
-    fragments = [body[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    fragments = [body[begin:end] for begin, end in pairwise(edges)]
     assert state(read(*fragments)) == state(read(body))
     assert state(read(*(body[n : n + 1] for n in range(len(body))))) == state(read(body))
 

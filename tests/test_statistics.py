@@ -237,7 +237,9 @@ def test_metrics_are_finite_and_consistent(samples, window):
         assert result["output_throughput"] * window <= sum(s.output_tokens for s in samples) + 1e-6
     for family in ("ttft", "tpot", "itl", "e2e"):
         if f"{family}.mean" in result:
-            steps = [result[f"{family}.{name}"] for name in ("min", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")]
+            steps = [
+                result[f"{family}.{name}"] for name in ("min", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
+            ]
             assert steps == sorted(steps)
             assert steps[0] <= result[f"{family}.mean"] <= steps[-1]
 
