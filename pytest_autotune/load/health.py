@@ -6,9 +6,10 @@ A batch is invalid when the client rather than the server made the numbers:
   time to first token, but at least 25 ms and at most 100 ms. Time stamps are then wrong by that much. A
   p99 and a floor, because a machine that runs the server beside the client has hiccups: one of
   70 ms in a window of five seconds does not count, one core too few does.
-* The client used a whole core (0.95) and its loop was late by more than half the time between two
-  tokens: it could not have read faster, so the throughput is its own. A loop that is late less
-  than that still keeps its streams apart, however busy it is.
+* The event loop was late most of the time (p50) by more than half the time between two tokens, but
+  at least 2 ms: it could not have read faster, so the throughput is its own, whether it used a whole
+  core or had to share one. A loop that is late less than that keeps its streams apart, however
+  busy it is. (An idle loop is up to 1 ms late: timers wait in whole milliseconds.)
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ BEAT_S = 0.01  # between two measurements of the loop's lag
 LATE_SHARE = 0.1  # of the median time to first token
 LATE_FLOOR_S = 0.025
 LATE_CEILING_S = 0.1
-BUSY_SHARE = 0.95  # of one core
-BUSY_LATE_SHARE = 0.5  # of the median time per output token
+BEHIND_SHARE = 0.5  # of the median time per output token
+BEHIND_FLOOR_S = 0.002
 
 
 class Pulse:
@@ -69,31 +70,37 @@ class Pulse:
         delays = sorted(send_delays_s) or [0.0]
         cpu_share = self._cpu_s / self._began_s if self._began_s else 0.0
         lag_p99_s, send_p99_s = percentile(lags, 99), percentile(delays, 99)
-        saturated = _saturated(
-            level, lag_s=lag_p99_s, send_s=send_p99_s, cpu_share=cpu_share, ttft_s=ttft_s, tpot_s=tpot_s
+        cause = bottleneck(
+            lag_p50_s=percentile(lags, 50), lag_p99_s=lag_p99_s, send_p99_s=send_p99_s, ttft_s=ttft_s, tpot_s=tpot_s
+        )
+        saturated = cause and (
+            f"client saturated: {cause} at {level}, using {cpu_share:.2f} of a core; "
+            "use fewer streams per process, leave it a core of its own, or take a faster machine"
         )
         return ClientHealth(lag_p99_s, lags[-1], send_p99_s, cpu_share, saturated)
 
     def _beat(self) -> None:
-        self._lags.append(time.monotonic() - self._due_s)
-        self._due_s += BEAT_S
+        now_s = time.monotonic()
+        while self._due_s <= now_s:
+            self._lags.append(now_s - self._due_s)
+            self._due_s += BEAT_S
         self._handle = asyncio.get_running_loop().call_at(self._due_s, self._beat)
 
 
-def _saturated(
-    level: Level, *, lag_s: float, send_s: float, cpu_share: float, ttft_s: float | None, tpot_s: float | None
+def bottleneck(
+    *, lag_p50_s: float, lag_p99_s: float, send_p99_s: float, ttft_s: float | None, tpot_s: float | None
 ) -> str | None:
-    """Say why the client was the bottleneck and what to do; None when it was not."""
+    """Say how the client was too slow for a batch with these median TTFT and TPOT; None when it was not."""
     limit_s = min(max(LATE_SHARE * (ttft_s or 0.0), LATE_FLOOR_S), LATE_CEILING_S)
-    if lag_s > limit_s:
-        what = f"its event loop ran {lag_s * 1000:.0f} ms late (p99, limit {limit_s * 1000:.0f} ms)"
-    elif send_s > limit_s:
-        what = f"it sent requests {send_s * 1000:.0f} ms late (p99, limit {limit_s * 1000:.0f} ms)"
-    elif cpu_share > BUSY_SHARE and tpot_s is not None and lag_s > BUSY_LATE_SHARE * tpot_s:
-        what = f"its event loop ran {lag_s * 1000:.1f} ms late (p99) with {tpot_s * 1000:.1f} ms between tokens"
-    else:
-        return None
-    return (
-        f"client saturated: {what} at {level}, using {cpu_share:.2f} of a core; "
-        "use fewer streams per process, leave it a core of its own, or take a faster machine"
-    )
+    behind_s = max(BEHIND_SHARE * (tpot_s or 0.0), BEHIND_FLOOR_S)
+    if lag_p99_s > limit_s:
+        return f"its event loop ran {_ms(lag_p99_s)} late (p99, limit {_ms(limit_s)})"
+    if send_p99_s > limit_s:
+        return f"it sent requests {_ms(send_p99_s)} late (p99, limit {_ms(limit_s)})"
+    if tpot_s is not None and lag_p50_s > behind_s:
+        return f"its event loop ran {_ms(lag_p50_s)} late (p50, limit {_ms(behind_s)})"
+    return None
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"
