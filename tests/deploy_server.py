@@ -89,6 +89,7 @@ def keep_forking(number, _):
 
 def main():
     print("arguments", sys.argv[1:], flush=True)
+    print("environment", json.dumps(dict(os.environ)), flush=True)
     if "oom" in BEHAVIOUR:
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr)
         sys.exit(1)
@@ -110,6 +111,7 @@ def main():
         sys.exit(3)
     if "never-listen" in BEHAVIOUR:
         time.sleep(600)
+    print("prepared", flush=True)
     ThreadingHTTPServer.request_queue_size = 64
     try:
         server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
