@@ -151,18 +151,17 @@ class LocalServer:
 
     def _listening(self) -> bool:
         """Say whether a process of ours listens on our port; a stranger there is not even asked."""
-        listening = set(ports.listeners(self._address.port))
-        ours = ports.sockets_of(self.process.pids()) if listening else set()
+        for _ in range(2):  # a process that is forked while we look may be missed once
+            listening = set(ports.listeners(self._address.port))
+            strange = listening - ports.sockets_of(self.process.pids()) if listening else listening
+            if not strange:
+                return bool(listening)
         if self.process.wait(0):
             raise _NotReady(None)
-        if listening - ours:
-            raise _NotReady(
-                Cause(
-                    CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"
-                ),
-                another_port=True,
-            )
-        return bool(listening)
+        raise _NotReady(
+            Cause(CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"),
+            another_port=True,
+        )
 
 
 class _NotReady(Exception):  # noqa: N818 - never leaves this module
