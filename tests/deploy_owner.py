@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
-
 from deployment import make_launch
 
 from pytest_autotune.deploy import leftovers

@@ -182,7 +182,7 @@ def test_a_wrong_answer_is_one_clear_error(serve, status, document, call, text):
     ],
 )
 def test_a_broken_answer_is_one_clear_error(serve, answer):
-    with pytest.raises(ControlError, match="GET .*/metrics: "):
+    with pytest.raises(ControlError, match=r"GET .*/metrics: "):
         Control(serve.raw(answer).url).metrics()
 
 
@@ -197,7 +197,7 @@ def test_a_broken_answer_is_one_clear_error(serve, answer):
 def test_a_call_ends_in_time_however_slowly_the_server_answers(serve, answer):
     server = serve.raw(answer, pause_s=0.1, close=False)
     began = time.monotonic()
-    with pytest.raises(ControlError, match="no complete answer within 0.5 s") as caught:
+    with pytest.raises(ControlError, match=r"no complete answer within 0\.5 s") as caught:
         Control(server.url, timeout_s=0.5).metrics()
     assert 0.4 < time.monotonic() - began < 5
     assert caught.value.wall_ms >= 400
@@ -230,8 +230,10 @@ def test_an_unknown_host_is_one_clear_error():
 def test_a_certificate_that_nobody_signed_is_refused(serve, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
         check=True,
         capture_output=True,
     )

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from deployment import eventually, kill_tagged, make_launch, tagged
+from deployment import ROOT, eventually, kill_tagged, make_launch, tagged
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,8 @@ class OwnerProcess:
     def __init__(self, directory, mode, behaviour):
         self.run = f"owner-test-{os.getpid()}-{time.monotonic_ns()}"
         argv = [sys.executable, str(SCRIPT), self.run, str(directory), mode, *behaviour]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True, env=env)
         ready = json.loads(self.process.stdout.readline())
         self.port, self.guard, self.copy = ready["port"], ready["guard"], ready["copy"]
         self.everything = [_guard.look_up(pid) for pid in [*ready["pids"], self.guard]]
@@ -109,10 +110,11 @@ def test_the_leftovers_of_a_killed_guard_and_owner_are_swept_and_named(owner):
     os.kill(victim.guard, signal.SIGKILL)
     eventually(lambda: len(victim.left()) == 2)  # the daemon, tagged: counted twice
     (daemon,) = tagged(victim.run)
+    name = _guard.look_up(daemon).name
     victim.end(signal.SIGKILL)
     lines = [line for line in LocalDeployer().sweep() if victim.run in line]
     assert victim.left() == []
-    expected = f"killed process {daemon} (python3), left behind by the dead run {victim.run}"
+    expected = f"killed process {daemon} ({name}), left behind by the dead run {victim.run}"
     assert lines in ([expected], [])  # a test that sweeps at the same time may have been quicker
     assert len(tagged(bystander.run)) == 3  # guard, server, daemon of a living owner
     assert bystander.process.poll() is None
@@ -132,9 +134,7 @@ def test_a_sweep_of_a_process_below_a_dead_owner_spares_itself(tmp_path):
     dead = leftovers.Owner(run, 2**22 + 1, 1, leftovers.parse_owner(leftovers.owner_id(run)).pid_namespace)
     code = "from pytest_autotune.deploy import leftovers; print(*leftovers.sweep())"
     env = {**os.environ, leftovers.OWNER: str(dead), leftovers.GUARD: "1.1"}
-    child = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=SCRIPT.parent.parent, capture_output=True, text=True, check=True
-    )
+    child = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
     assert run not in child.stdout
 
 

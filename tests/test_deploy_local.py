@@ -330,7 +330,7 @@ def test_a_log_that_cannot_be_written_is_one_clear_error(run, tmp_path):
 def test_other_systems_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(local.sys, "platform", "darwin")
     with (
-        pytest.raises(DeployError, match="needs Linux.*darwin.*deploy: endpoint"),
+        pytest.raises(DeployError, match=r"needs Linux.*darwin.*deploy: endpoint"),
         LocalDeployer().deploy(make_launch(tmp_path / "x")),
     ):
         pass

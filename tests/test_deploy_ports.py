@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from deployment import ROOT
 
 from pytest_autotune.deploy import ports
 from pytest_autotune.errors import DeployError
 
-ROOT = Path(__file__).parent.parent
 LEASING = """
 import contextlib, json, sys
 from pytest_autotune.deploy import ports

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from deployment import SCRIPT, eventually, kill_tagged, tagged
@@ -29,7 +30,7 @@ def start(mark, tmp_path):
 
     def started(*arguments, code=None, grace_s=1.0, output=None, env=()):
         argv = [sys.executable, "-S", "-c", code] if code else [sys.executable, "-S", str(SCRIPT), "0", "m", *arguments]
-        with open(output or path, "ab") as file:
+        with Path(output or path).open("ab") as file:
             return GuardedProcess(
                 argv,
                 env={**os.environ, **dict(env), leftovers.OWNER: leftovers.owner_id(mark)},
@@ -211,7 +212,7 @@ def test_an_interrupt_while_leaving_shortens_the_grace(start, mark):
 
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), start("ignore-term", "daemon", grace_s=60) as process:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), start("ignore-term", "daemon", grace_s=60):  # noqa: PT012
             prepared(start)
             began = time.monotonic()
             signal.setitimer(signal.ITIMER_REAL, 0.5)
