@@ -80,25 +80,25 @@ def test_the_environment_of_the_suite_is_handed_over(monkeypatch):
     ("given", "said"),
     [
         pytest.param({"command": SGLANG}, [], id="whole"),
-        pytest.param({}, ["command: engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']"], id="empty"),
-        pytest.param({"command": ("s", "--port", "80")}, ["command: no element takes the port: add '{port}'"], id="no-port"),
+        pytest.param({}, ["engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']"], id="empty"),
+        pytest.param({"command": ("s", "--port", "80")}, ["no element takes the port: add '{port}'"], id="no-port"),
         pytest.param(
             {"command": ("s", "{prot}", "{port}")},
-            ["command: {prot} is neither a parameter nor one of host, port, model, model_name, python, flags (did you mean 'port'?)"],
+            ["{prot} is neither a parameter nor one of host, port, model, model_name, python, flags (did you mean 'port'?)"],
             id="unknown-placeholder",
         ),
         pytest.param(
             {"command": ("s", "{port}", "x{flags}")},
             [
-                "command: {flags} must be an element of its own, not part of 'x{flags}'",
+                "{flags} must be an element of its own, not part of 'x{flags}'",
             ],
             id="flags-in-an-element",
         ),
         pytest.param(
             {"command": ("s", "{port}", "{a}"), "fixed": {"b": 1, "a": 1}, "space": Space((Choice("max_c", (1,)),))},
             [
-                "command: no element takes 'b': add '{b}', or '{flags}' for all that are not named",
-                "command: no element takes 'max-c': add '{max-c}', or '{flags}' for all that are not named",
+                "no element takes 'b': add '{b}', or '{flags}' for all that are not named",
+                "no element takes 'max-c': add '{max-c}', or '{flags}' for all that are not named",
             ],
             id="settings-that-go-nowhere",
         ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
-from pytest_autotune.errors import MissingRequirement, SuiteError
+from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CommandEngine:
         Raise `SuiteError` when the template itself is wrong.
         """
         if problems := template_problems(suite):
-            raise SuiteError("; ".join(problems), path=suite.path)
+            raise suite.error("; ".join(problems), "command")
         checks = [_missing_executable]
         if _names(suite) & {"model"}:
             checks.append(requirements.missing_model)
@@ -96,29 +96,29 @@ class CommandEngine:
 def template_problems(suite: Suite) -> tuple[str, ...]:
     """Return one message for each thing that is wrong with the suite's `command`, for reports at collection."""
     if not suite.command:
-        return ("command: engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']",)
+        return ("engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']",)
     settings = merged(suite.fixed, {parameter.name: None for parameter in suite.space.parameters})
     named = {flag_name(name) for name in _names(suite)}
     allowed = {*map(flag_name, GIVEN), "flags", *settings}
     spelled = [*GIVEN, "flags", *settings]
     problems = [
-        f"command: {{{name}}} is neither a parameter nor one of {', '.join(GIVEN)}, flags{nearest(name, spelled)}"
+        f"{{{name}}} is neither a parameter nor one of {', '.join(GIVEN)}, flags{nearest(name, spelled)}"
         for name in sorted(_names(suite))
         if flag_name(name) not in allowed
     ]
     problems += [
-        f"command: {{flags}} must be an element of its own, not part of {element!r}"
+        f"{{flags}} must be an element of its own, not part of {element!r}"
         for element in suite.command
         if FLAGS in element and element != FLAGS
     ]
     if FLAGS not in suite.command:
         problems += [
-            f"command: no element takes {name!r}: add '{{{name}}}', or '{{flags}}' for all that are not named"
+            f"no element takes {name!r}: add '{{{name}}}', or '{{flags}}' for all that are not named"
             for name in settings
             if name not in named
         ]
     if "port" not in named:
-        problems.append("command: no element takes the port: add '{port}'")
+        problems.append("no element takes the port: add '{port}'")
     return tuple(problems)
 
 
