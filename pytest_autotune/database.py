@@ -15,14 +15,14 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQL
 
 from pytest_autotune.environment import mask_text
 from pytest_autotune.errors import StoreError
-from pytest_autotune.schema import STEPS, SchemaError, check_not_newer, schema_version, upgrade
+from pytest_autotune.tables import STEPS, SchemaError, check_not_newer, schema_version, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, Connection, Engine
 
-    from pytest_autotune.schema import Step
+    from pytest_autotune.tables import Step
 
 WAIT_S = 30  # how long a transaction waits for another process's
 

@@ -28,6 +28,7 @@ class BatchRecord:
     started_at: datetime  # UTC
     reason: str = ""  # why it failed or died
     cause: str = ""  # CauseKind value when it died
+    failed_checks: tuple[str, ...] = ()  # "name: problem" for each check of a Python suite that failed on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class TrialRecord:
     generation: str = ""  # id of the run that began this search; later runs continue it
     attempt: int = 1
     ended_at: datetime | None = None
+    url: str = ""  # where the server listened
+    model_name: str = ""  # the name it answered to
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ ENUMERABLE = 200_000  # combinations that are gone through one by one when draws
 UNMEASURED = "unmeasured"  # constraint of every told trial: 1 when it has no value
 
 
-class SpaceExhausted(LookupError):  # noqa: N818 - an ending, not an error
+class SpaceExhausted(LookupError):  # an ending, not an error
     """Every allowed configuration was tried: a normal end of a search."""
 
 
@@ -221,7 +221,7 @@ class _Scope:
     def distance(self, wanted: Sequence[float], configuration: Configuration) -> float:
         """Return how far a configuration is from a point: the sum over parameters of shares of their ranges."""
         point = self.encode(configuration)
-        assert point is not None  # noqa: S101 - it was drawn from this space
+        assert point is not None  # it was drawn from this space
         return sum(axis.distance(one, other) for axis, one, other in zip(self.axes, wanted, point, strict=True))
 
     def draws(self, chance: random.Random) -> Iterator[Configuration]:
@@ -263,7 +263,7 @@ def _by_tpe(scope: _Scope, history: Sequence[Observation], chance: random.Random
     points = [(row, point) for row in history if (point := scope.encode(row.configuration)) is not None]
     if sum(row.state == "done" for row, _ in points) < STARTUP:
         return _any_untried(scope, chance)
-    from optuna.trial import TrialState  # noqa: PLC0415 - slow to import
+    from optuna.trial import TrialState
 
     distributions = {axis.name: _distribution(axis) for axis in scope.axes}
     study = _study(points, distributions, chance.getrandbits(32))
@@ -287,8 +287,8 @@ def _study(
     A crash or a miss is a completed trial with a constraint above 0: were it a failed one, the
     sampler would not see it and propose the same corner again. Every trial has the same constraints.
     """
-    import optuna  # noqa: PLC0415 - slow to import
-    from optuna.trial import TrialState, create_trial  # noqa: PLC0415
+    import optuna
+    from optuna.trial import TrialState, create_trial
 
     names = sorted({name for row, _ in points for name in row.constraints})
     rows = []
@@ -311,7 +311,7 @@ def _study(
 
 
 def _distribution(axis: _Points | _Range) -> BaseDistribution:
-    from optuna.distributions import (  # noqa: PLC0415 - slow to import
+    from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
         IntDistribution,

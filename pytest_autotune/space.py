@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pytest_autotune.constraints import Constraint as Constraint  # noqa: PLC0414  # part of this module's interface
+from pytest_autotune.constraints import Constraint as Constraint  # noqa: PLC0414, TC001  # belongs here for users
 from pytest_autotune.spelling import show
 
 Value = Any  # a JSON value: None, bool, int, float, str, list or dict of them

@@ -14,9 +14,9 @@ from pytest_autotune.errors import StoreError
 from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.schema import batches, progress, runs, samples, suites, trials
 from pytest_autotune.slo import Status
 from pytest_autotune.space import canonical
+from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,14 +104,15 @@ class Store:
         owner: str,
         fresh: bool,
         choose: Callable[[tuple[TrialRecord, ...]], Configuration],
+        retry: Callable[[TrialRecord], bool] = lambda _: False,
     ) -> Claim:
         """Ask for a slot of the study's current generation, or with `fresh` of one that this run begins.
 
         A slot that nobody claimed gets the configuration that `choose` returns for the generation's
         history; whatever `choose` raises leaves the store as it was. It runs within the transaction,
         while other claims of the study wait, so it must be quick and must not write to the store. A
-        slot whose owner is gone, or that `owner` itself claimed before, is granted anew with the same
-        configuration.
+        slot whose owner is gone, that `owner` itself claimed before, or whose finished trial `retry`
+        finds not worth keeping, is granted anew with the same configuration.
         """
         with self._database.write(lock=f"study {study}") as connection:
             generation = run_id if fresh else _latest_generation(connection, study) or run_id
@@ -123,7 +124,10 @@ class Store:
             else:
                 (earlier,) = _records(connection, trials.c.id == last.id)
                 if last.state == "finished":
-                    return Claim("recorded", earlier)
+                    if not retry(earlier):
+                        return Claim("recorded", earlier)
+                    superseded = update(trials).where(trials.c.id == last.id).values(state="interrupted")
+                    connection.execute(superseded)
                 if last.state == "running":
                     if last.owner != owner and self._lives(last):
                         return Claim("busy", earlier)
@@ -161,6 +165,8 @@ class Store:
         gpus: int,
         deploy_s: float | None,
         server_log: str,
+        url: str = "",
+        model_name: str = "",
     ) -> None:
         """Note what was started; `deploy_s` is None when it never became ready."""
         with self._database.write() as connection:
@@ -172,6 +178,8 @@ class Store:
                 gpus=gpus,
                 deploy_s=deploy_s,
                 server_log=server_log,
+                url=url,
+                model_name=model_name,
             )
             if not kept:
                 raise _refusal(connection, trial)
@@ -198,9 +206,17 @@ class Store:
                 started_at=batch.started_at,
                 reason=batch.reason,
                 cause=batch.cause,
+                failed_checks=list(batch.failed_checks),
             )
             key = connection.execute(new.returning(batches.c.id)).scalar_one()
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
+
+    def record_check(self, trial: int, level: Level, *, name: str, problem: str) -> None:
+        """Note that a check of a Python suite failed on a recorded batch: the batch is not compliant."""
+        with self._database.write() as connection:
+            of_batch = (batches.c.trial_id == trial) & (batches.c.level == level.name)
+            failed = connection.execute(select(batches.c.failed_checks).where(of_batch)).scalar_one()
+            connection.execute(update(batches).where(of_batch).values(failed_checks=[*failed, f"{name}: {problem}"]))
 
     def finish(self, trial: int, *, status: Status, reason: str = "", cause: str = "", elapsed_s: float) -> None:
         """Close a trial with its verdict: from now on it counts, and its slot is never measured again."""
@@ -354,6 +370,8 @@ def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialReco
         generation=row.generation,
         attempt=row.attempt,
         ended_at=row.ended_at,
+        url=row.url,
+        model_name=row.model_name,
     )
 
 
@@ -373,4 +391,5 @@ def _batch_record(row: Row[Any]) -> BatchRecord:
         started_at=row.started_at,
         reason=row.reason,
         cause=row.cause,
+        failed_checks=tuple(row.failed_checks),
     )

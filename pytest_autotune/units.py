@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytest_autotune.spelling import misspelled, show
 
@@ -15,17 +15,17 @@ PERCENTAGE = r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"
 SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*([kMGT]B|[KMGT]iB|B)\s*$"
 
 _SECONDS = {"us": Decimal("1e-6"), "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
-_BYTES = {
+_BYTES: dict[str, int] = {
     "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
 }
 _DURATION_WORDS = {
-    **{word: "us" for word in ("us", "µs", "μs", "usec", "usecs", "micros", "microsecond", "microseconds")},
-    **{word: "ms" for word in ("ms", "msec", "msecs", "millis", "millisecond", "milliseconds")},
-    **{word: "s" for word in ("s", "sec", "secs", "second", "seconds")},
-    **{word: "m" for word in ("m", "min", "mins", "minute", "minutes")},
-    **{word: "h" for word in ("h", "hr", "hrs", "hour", "hours")},
+    **dict.fromkeys(("us", "µs", "μs", "usec", "usecs", "micros", "microsecond", "microseconds"), "us"),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"),
 }
 _DURATION_HELP = "write a number with a unit, e.g. 500ms, 30s, 2m"
 _PERCENTAGE_HELP = "write a percentage, e.g. 1%, or a share of one, e.g. 0.01"
@@ -116,7 +116,7 @@ def number(value: Any) -> float:
     return _finite(value, value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

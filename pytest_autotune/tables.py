@@ -130,6 +130,8 @@ trials = Table(
     Column("deploy_s", Double),
     Column("elapsed_s", Double),
     Column("server_log", PlainText, nullable=False, default=""),
+    Column("url", PlainText, nullable=False, default=""),
+    Column("model_name", PlainText, nullable=False, default=""),
     Column("started_at", Moment, nullable=False),
     Column("ended_at", Moment),
     Column("heartbeat_at", Moment, nullable=False),
@@ -153,6 +155,7 @@ batches = Table(
     Column("started_at", Moment, nullable=False),
     Column("reason", PlainText, nullable=False),
     Column("cause", PlainText, nullable=False),
+    Column("failed_checks", Json, nullable=False, default=[]),
     UniqueConstraint("trial_id", "level"),
 )
 
