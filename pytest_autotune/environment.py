@@ -66,6 +66,7 @@ _TOKEN_WITHIN = re.compile(r"token(?![a-z])", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s@]+@", re.IGNORECASE)
 _QUERY_PASSWORD = re.compile(r"([?&;](?:password|passwd|token|api_?key|secret|sslpassword)=)[^&\s]+", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+_TOKEN = re.compile(r"\b(?:hf_|sk-|gh[pousr]_|glpat-)[A-Za-z0-9_-]{16,}")  # tell themselves by their form
 _FLAG = re.compile(r"(--?[a-z][\w.-]*)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -108,10 +109,10 @@ def mask_argv(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def mask_text(text: str) -> str:
-    """Return `text` without passwords in URLs and without credentials of HTTP headers."""
+    """Return `text` without passwords in URLs, credentials of HTTP headers, and tokens of known form."""
     text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
     text = _QUERY_PASSWORD.sub(rf"\1{MASK}", text)
-    return _AUTHORIZATION.sub(rf"\1 {MASK}", text)
+    return _TOKEN.sub(MASK, _AUTHORIZATION.sub(rf"\1 {MASK}", text))
 
 
 def _masked(name: str, value: Any) -> Any:
@@ -142,7 +143,7 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _hardware() -> dict[str, Any]:
-    from pytest_autotune import hardware  # noqa: PLC0415 - asks the driver; only a run needs it
+    from pytest_autotune import hardware
 
     found: dict[str, Any] = {
         "cpu": hardware.cpu_model(),
@@ -155,17 +156,7 @@ def _hardware() -> dict[str, Any]:
 
 def _revision(directory: Path) -> dict[str, Any]:
     """Return revision, branch and whether anything under `directory` differs from the revision."""
-    command = [
-        "git",
-        "-C",
-        str(directory),
-        "status",
-        "--porcelain=v2",
-        "--branch",
-        "--",
-        ".",
-        ":(exclude,top)**/.autotune",
-    ]
+    command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--", "."]
     try:
         answer = subprocess.run(
             command,
@@ -185,9 +176,15 @@ def _revision(directory: Path) -> dict[str, Any]:
     heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# ") and " " in line[2:])
     revision = heads.get("branch.oid", "(initial)")
     branch = heads.get("branch.head", "(detached)")
-    found: dict[str, Any] = {"dirty": any(not line.startswith("#") for line in lines)}
+    changed = [line for line in lines if not line.startswith("#") and not _ours(line)]
+    found: dict[str, Any] = {"dirty": bool(changed)}
     if revision != "(initial)":
         found["revision"] = revision
     if branch != "(detached)":
         found["branch"] = branch
     return found
+
+
+def _ours(line: str) -> bool:
+    """Say whether a line of git's status names the directory of results, untracked: that changes with every run."""
+    return line.startswith("? ") and ".autotune" in line[2:].strip('"').split("/")

@@ -30,7 +30,7 @@ ENUMERABLE = 200_000  # combinations that are gone through one by one when draws
 UNMEASURED = "unmeasured"  # constraint of every told trial: 1 when it has no value
 
 
-class SpaceExhausted(LookupError):
+class SpaceExhausted(LookupError):  # an ending, not an error
     """Every allowed configuration was tried: a normal end of a search."""
 
 
@@ -181,11 +181,11 @@ def _axis(parameter: Parameter) -> _Points | _Range:
         values = grid_points(parameter)
         ordered = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         return _points(parameter.name, sorted(values) if ordered else values, ordered=ordered)
-    every_step = parameter.step is not None and not (isinstance(parameter, Integer) and parameter.step == 1)
-    if every_step or parameter.low == parameter.high:
-        stepped = replace(parameter, levels=None, step=parameter.step or 1)
-        return _points(parameter.name, grid_points(stepped), ordered=True)
-    return _Range(parameter)
+    if parameter.low == parameter.high:
+        return _points(parameter.name, (parameter.low,), ordered=True)
+    if parameter.step is None or (isinstance(parameter, Integer) and parameter.step == 1):
+        return _Range(parameter)
+    return _points(parameter.name, grid_points(replace(parameter, levels=None)), ordered=True)
 
 
 def _points(name: str, values: Sequence[Value], *, ordered: bool) -> _Points:
@@ -221,7 +221,7 @@ class _Scope:
     def distance(self, wanted: Sequence[float], configuration: Configuration) -> float:
         """Return how far a configuration is from a point: the sum over parameters of shares of their ranges."""
         point = self.encode(configuration)
-        assert point is not None, "it was drawn from this space"
+        assert point is not None  # it was drawn from this space
         return sum(axis.distance(one, other) for axis, one, other in zip(self.axes, wanted, point, strict=True))
 
     def draws(self, chance: random.Random) -> Iterator[Configuration]:
@@ -237,8 +237,9 @@ class _Scope:
         if math.prod(len(values) for values in choices) > ENUMERABLE:
             raise SpaceExhausted(f"{DRAWS} random draws found no allowed configuration that was not tried before")
         names = [axis.name for axis in self.axes]
-        product = (dict(zip(names, values, strict=True)) for values in itertools.product(*choices))
-        found = [configuration for configuration in product if self.takes(configuration)]
+        product = itertools.product(*choices)
+        every: Iterator[Configuration] = (dict(zip(names, values, strict=True)) for values in product)
+        found = [configuration for configuration in every if self.takes(configuration)]
         if not found:
             raise _exhausted(self.tried)
         return found
@@ -262,7 +263,7 @@ def _by_tpe(scope: _Scope, history: Sequence[Observation], chance: random.Random
     points = [(row, point) for row in history if (point := scope.encode(row.configuration)) is not None]
     if sum(row.state == "done" for row, _ in points) < STARTUP:
         return _any_untried(scope, chance)
-    from optuna.trial import TrialState  # noqa: PLC0415 - slow to import
+    from optuna.trial import TrialState
 
     distributions = {axis.name: _distribution(axis) for axis in scope.axes}
     study = _study(points, distributions, chance.getrandbits(32))
@@ -286,8 +287,8 @@ def _study(
     A crash or a miss is a completed trial with a constraint above 0: were it a failed one, the
     sampler would not see it and propose the same corner again. Every trial has the same constraints.
     """
-    import optuna  # noqa: PLC0415 - slow to import
-    from optuna.trial import TrialState, create_trial  # noqa: PLC0415
+    import optuna
+    from optuna.trial import TrialState, create_trial
 
     names = sorted({name for row, _ in points for name in row.constraints})
     rows = []
@@ -310,7 +311,7 @@ def _study(
 
 
 def _distribution(axis: _Points | _Range) -> BaseDistribution:
-    from optuna.distributions import (  # noqa: PLC0415 - slow to import
+    from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
         IntDistribution,

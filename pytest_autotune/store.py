@@ -14,9 +14,9 @@ from pytest_autotune.errors import StoreError
 from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 from pytest_autotune.slo import Status
 from pytest_autotune.space import canonical
+from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

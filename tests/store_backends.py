@@ -1,12 +1,12 @@
 """Fixtures: the URL of an empty store, once on SQLite and once on a real PostgreSQL server."""
 
-import ctypes
 import itertools
+import json
 import os
 import pwd
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,32 +46,42 @@ def postgres_server():
     found = shutil.which("postgres") or (str(binaries[-1]) if binaries else None)
     if found is None:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    initdb = Path(found).parent / "initdb"
-    root = Path(tempfile.mkdtemp(prefix="autotune-pg-"))
+    with tempfile.TemporaryDirectory(prefix="autotune-pg-") as directory:
+        yield from _serve(found, Path(directory))
+
+
+def _serve(found, root):
+    """Yield `root`, in which the server's socket is."""
     user = _unprivileged_user()
     if user is not None:
         os.chown(root, user.pw_uid, user.pw_gid)
     identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    quiet = {"cwd": root, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    cluster = [initdb, "-D", root / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-    subprocess.run(cluster, check=True, stderr=subprocess.PIPE, **quiet, **identity)
-    settings = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={root}", "-c", "fsync=off"]
-    libc = ctypes.CDLL(None)
-    with (root / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [found, "-D", root / "data", *settings],
-            stderr=log,
-            preexec_fn=lambda: libc.prctl(1, signal.SIGQUIT),  # noqa: PLW1509 - PR_SET_PDEATHSIG: dies with the tests
-            **quiet,
-            **identity,
-        )
-    try:
-        _wait_for(root / ".s.PGSQL.5432", server, root / "server.log")
+    clean = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
+    cluster = [
+        Path(found).parent / "initdb",
+        "-D",
+        root / "data",
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]
+    done = subprocess.run(cluster, cwd=root, env=clean, capture_output=True, text=True, check=False, **identity)
+    assert done.returncode == 0, done.stderr
+    keeper = [sys.executable, Path(__file__).with_name("postgres_keeper.py"), found, root, json.dumps(identity)]
+    # Away from the tests' own process tree, which they watch for leftovers.
+    with subprocess.Popen(keeper, stdin=subprocess.PIPE, env=clean) as starting:
+        starting.wait(timeout=20)
+        _wait_for(root / ".s.PGSQL.5432", root / "server.log")
         yield root
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=20)
-        shutil.rmtree(root)
+    deadline = time.monotonic() + 30
+    while (root / "data" / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, (root / "server.log").read_text()
+        time.sleep(0.02)
 
 
 def _unprivileged_user():
@@ -86,7 +96,7 @@ def _unprivileged_user():
     pytest.skip("PostgreSQL does not run as root, and there is no user postgres or nobody")
 
 
-def _wait_for(socket, server, log):
+def _wait_for(socket, log):
     import psycopg
 
     deadline = time.monotonic() + 30
@@ -94,8 +104,7 @@ def _wait_for(socket, server, log):
         try:
             psycopg.connect(f"host={socket.parent} user=postgres dbname=postgres").close()
         except psycopg.OperationalError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+            assert time.monotonic() < deadline, log.read_text() if log.exists() else "it never started"
             time.sleep(0.05)
         else:
             return

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from store_children import STARTED, choose, measured
 
 from pytest_autotune.database import Database
 from pytest_autotune.errors import StoreError
 from pytest_autotune.records import BatchRecord, Note, utc_now, utc_text
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.tables import STEPS, schema_version
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
+from pytest_autotune.tables import STEPS, schema_version
+from tests.store_children import STARTED, choose, measured
 
-pytest_plugins = ["store_backends"]
+pytest_plugins = ["tests.store_backends"]
 
 
 class Clock:

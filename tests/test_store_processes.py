@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, func, select
-from store_children import LEVELS, SLOTS
 
-from pytest_autotune.tables import METADATA, batches, samples, trials
 from pytest_autotune.store import Store
+from pytest_autotune.tables import METADATA, batches, samples, trials
+from tests.store_children import LEVELS, SLOTS
 
-pytest_plugins = ["store_backends"]
+pytest_plugins = ["tests.store_backends"]
 
 TESTS = Path(__file__).parent
 
