@@ -96,8 +96,8 @@ def _compose(text: str, path: Path) -> Any:
         raise SuiteError(f"not valid YAML: {_explain(error, text)}", path=path, line=line) from None
     except YAMLError as error:
         raise SuiteError(f"not valid YAML: {_one_line(error)}", path=path) from None
-    except Exception as error:
-        # The parser leaks what its internals raise on malformed text: IndexError, ValueError, AttributeError, ...
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The parser lets through what its internals raise, e.g. for "\U00110000" or %YAML 1.0.
         raise SuiteError(f"not valid YAML: {_one_line(error) or type(error).__name__}", path=path) from error
 
 

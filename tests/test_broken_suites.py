@@ -803,6 +803,10 @@ def test_garbage_raises_only_suite_errors(content):
 @given(st.text(alphabet="ab:-,[]{}&*!|>'\"%@`?#~ \n\t<=.0", max_size=60))
 @example("? ? -")
 @example("- !<\n")
+@example('"\\U00110000"')
+@example('"\\UFFFFFFFF"')
+@example("%YAML 1.0\n---\na: 1")
+@example("%YAML 1.1\n---\na: 1:30\n")
 def test_malformed_yaml_raises_only_suite_errors(text):
     loads_or_is_refused(text.encode())
 
