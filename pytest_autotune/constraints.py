@@ -90,9 +90,6 @@ class Constraint:
         except (ValueError, ArithmeticError) as error:
             raise ValueError(f"constraint {self.text!r}: {error}") from error
 
-    def __str__(self) -> str:
-        return self.text
-
 
 class _Parser:
     """Recursive descent over the tokens of one constraint."""

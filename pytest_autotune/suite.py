@@ -29,7 +29,7 @@ from pytest_autotune.fields import (
     Url,
 )
 from pytest_autotune.masking import mask, mask_arguments, mask_environment
-from pytest_autotune.problems import Where, dotted
+from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Configuration, Space
 
@@ -231,11 +231,8 @@ class Suite(Plain):
     def error(self, problem: str, *where: str | int) -> SuiteError:
         """Return the error for a problem at a place of the file: ``suite.error("unknown flag", "fixed", "tp")``."""
         path = None if self.path == Path() else self.path
-        place = tuple(where)
-        while place and place not in self.lines:
-            place = place[:-1]
         prefix = f"{dotted(where)}: " if where else ""
-        return SuiteError(f"{prefix}{problem}", path=path, line=self.lines.get(place))
+        return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
 
 
 def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:

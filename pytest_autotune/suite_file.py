@@ -139,10 +139,8 @@ def _translate(error: ValidationError) -> list[Problem]:
             allowed = _choices(where)
             hint = nearest(str(found["input"]), allowed)
             collector.note(where, f"{show(found['input'])} is not one of {', '.join(allowed)}{hint}")
-        elif kind == "model_type":
+        else:  # "model_type": a block that is something else
             collector.note(where, f"{show(found['input'])} is not a mapping of keys to values")
-        else:
-            collector.note(where, f"{show(found['input'])}: {found['msg'].lower()}")
     return collector.found
 
 

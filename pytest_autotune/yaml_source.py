@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.problems import Where, dotted
+from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class Source:
 
     def line(self, where: Where) -> int:
         """Return the line of the key or item that `where` leads to, or of what encloses it."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
+        return line_of(where, self.lines) or 1
 
 
 def read_yaml(path: Path) -> Source:
@@ -94,10 +92,8 @@ def _compose(text: str, path: Path) -> Any:
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
         line = None if mark is None else int(mark.line) + 1
         raise SuiteError(f"not valid YAML: {_explain(error, text)}", path=path, line=line) from None
-    except YAMLError as error:
-        raise SuiteError(f"not valid YAML: {_one_line(error)}", path=path) from None
-    except Exception as error:
-        # The parser leaks what its internals raise on malformed text: IndexError, ValueError, AttributeError, ...
+    except (YAMLError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The parser lets through what its internals raise, e.g. for "\U00110000" or %YAML 1.0.
         raise SuiteError(f"not valid YAML: {_one_line(error) or type(error).__name__}", path=path) from error
 
 

@@ -614,6 +614,56 @@ BROKEN = [
         "chat.yaml:4: slo.ttft: 'ttft' is a distribution; add a statistic: ttft.p90, ttft.p99 or ttft.mean (and 3 more problems)",
         id="many problems, first by line",
     ),
+    pytest.param(
+        HEAD + "description: 5\n",
+        "chat.yaml:4: description: 5 is not text; put it in quotes",
+        id="description is a number",
+    ),
+    pytest.param(
+        "name: chat\nengine: endpoint\nurl: http://[::1\n",
+        "chat.yaml:3: url: 'http://[::1' is not a URL; write the base URL of the server, e.g. http://127.0.0.1:8000",
+        id="url with an open bracket",
+    ),
+    pytest.param(
+        "name: chat\nengine: command\ncommand: [serve, true, '{port}']\n",
+        "chat.yaml:3: command[1]: true is not an argument; put it in quotes",
+        id="argument that YAML may change",
+    ),
+    pytest.param(
+        'name: chat\nengine: command\ncommand: ["a\\0b", "{port}"]\n',
+        "chat.yaml:3: command[0]: 'a\\x00b' has a NUL character, which no argument can have",
+        id="NUL in an argument",
+    ),
+    pytest.param(
+        HEAD + 'env: {A: "\\0"}\n',
+        "chat.yaml:4: env.A: the value has a NUL character, which no variable can have",
+        id="NUL in the environment",
+    ),
+    pytest.param(
+        HEAD + "parameters: {tp: {choice: 4}}\n",
+        "chat.yaml:4: parameters.tp.choice: 4 is not a list of values",
+        id="choice of one value",
+    ),
+    pytest.param(
+        HEAD + "parameters: {seqs: {int: [1, 64], grid: 10001}}\n",
+        "chat.yaml:4: parameters.seqs.grid: 10001 grid points are more than 10000; use fewer",
+        id="too many grid points",
+    ),
+    pytest.param(
+        HEAD + f"gpus: {'9' * 200}\n",
+        f"chat.yaml:4: '{'9' * 60}'... is not a number; if it is text, put it in quotes",
+        id="number of 200 digits",
+    ),
+    pytest.param(
+        HEAD + "command: 5\n",
+        "chat.yaml:4: command: 5 is not a command; write a list of arguments or one line of text",
+        id="command is a number",
+    ),
+    pytest.param(
+        HEAD + 'description: "\\U00110000"\n',
+        "chat.yaml: not valid YAML: chr() arg not in range(0x110000)",
+        id="character beyond Unicode",
+    ),
 ]
 
 GOOD = """\
@@ -746,13 +796,17 @@ def loads_or_is_refused(content):
         try:
             suite = load_suite(file)
         except SuiteError as error:
-            assert "\n" not in str(error)
-            assert str(error).startswith(str(file))
+            refusal = str(error)
         else:
             json.dumps(suite.document(), allow_nan=False)
             assert len(suite.measurement_key()) == 64
+            return
+    assert "\n" not in refusal
+    assert refusal.startswith(str(file))
 
 
+# Files and a busy machine: no deadline. The fixture only changes the directory, once is enough.
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LINES = GOOD.splitlines()
 VALUES = st.recursive(
     st.one_of(
@@ -793,21 +847,25 @@ KEYS = [
 KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "slo"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_garbage_raises_only_suite_errors(content):
     loads_or_is_refused(content)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(st.text(alphabet="ab:-,[]{}&*!|>'\"%@`?#~ \n\t<=.0", max_size=60))
 @example("? ? -")
 @example("- !<\n")
+@example('"\\U00110000"')
+@example('"\\UFFFFFFFF"')
+@example("%YAML 1.0\n---\na: 1")
+@example("%YAML 1.1\n---\na: 1:30\n")
 def test_malformed_yaml_raises_only_suite_errors(text):
     loads_or_is_refused(text.encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(
     st.sampled_from(range(len(GOOD))), st.integers(0, 12), st.text(alphabet="ab:-,[]{}&*!|>'\"%. \n\t09s", max_size=6)
 )
@@ -815,20 +873,20 @@ def test_mutilated_suite_raises_only_suite_errors(position, removed, inserted):
     loads_or_is_refused((GOOD[:position] + inserted + GOOD[position + removed :]).encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(st.permutations(LINES), st.integers(1, len(LINES)))
 def test_shuffled_suite_raises_only_suite_errors(lines, kept):
     loads_or_is_refused("\n".join(lines[:kept]).encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4))
 def test_values_of_any_shape_under_real_keys_raise_only_suite_errors(changes):
     suite = {"name": "chat", "engine": "sim", "model": "llama", **changes}
     loads_or_is_refused(json.dumps(suite).replace("NaN", ".nan").replace("Infinity", ".inf").encode())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FUZZ
 @given(st.sampled_from(["load", "search", "timeouts", "slo", "parameters", "env"]), st.data())
 def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
     keys = {

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.space import Choice, Constraint, Float, Integer, Space, canonical, grid_points, grid_size, label
@@ -58,6 +58,7 @@ def test_range_without_a_grid_cannot_be_enumerated(parameter, message):
     assert str(caught.value) == message
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.integers(2, 40), st.booleans())
 def test_whole_levels_ascend_from_low_to_high(low, width, levels, log):
     if log:
@@ -69,6 +70,7 @@ def test_whole_levels_ascend_from_low_to_high(low, width, levels, log):
     assert len(points) <= levels == grid_size(Integer("x", low, low + width, levels=levels))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.floats(-1e300, 1e300, allow_subnormal=False),
     st.floats(-1e300, 1e300, allow_subnormal=False),
@@ -83,6 +85,7 @@ def test_levels_stay_between_low_and_high(one, other, levels, log):
     assert list(points) == sorted(set(points))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 1000), st.integers(1, 200), st.integers(1, 300))
 def test_steps_in_hundredths_are_written_in_hundredths(low, step, count):
     parameter = Float("x", low / 100, (low + step * count) / 100, step=step / 100)
@@ -139,6 +142,7 @@ def test_what_is_not_json_has_no_identity(value):
         canonical({"x": value})
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(NAMES, JSON, max_size=4))
 def test_canonical_is_json_of_the_same_content(configuration):
     assert json.loads(canonical(configuration)) == configuration
@@ -163,6 +167,7 @@ def test_label_is_readable(configuration, expected):
     assert label(configuration) == expected
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(NAMES, unique=True, min_size=1, max_size=4), st.data())
 def test_configurations_of_one_space_never_share_a_label(names, data):
     values = st.one_of(
@@ -176,6 +181,7 @@ def test_configurations_of_one_space_never_share_a_label(names, data):
     assert label(one) != label({})
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(st.one_of(NAMES, st.text(max_size=20)), JSON, max_size=12))
 def test_label_is_safe_in_node_ids_and_file_names(configuration):
     text = label(configuration)
