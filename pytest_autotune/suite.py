@@ -140,8 +140,9 @@ class Plain(Block):
     engine_python: Text | None = Field(default=None, description="Python interpreter of the engine's own environment.")
     command: Command = Field(
         default=(),
-        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {flags} "
-        "(all settings as flags) or {<name of a setting>}. A list, or one line; never given to a shell.",
+        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {python} "
+        "(engine_python), {flags} (all settings that are not named, as flags) or {<name of a setting>}. A list, or "
+        "one line that is split but never given to a shell.",
         examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
     )
     url: Url | None = Field(

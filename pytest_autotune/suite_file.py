@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST_GRID = 100_000  # combinations before constraints
 ERROR_RATE = Limit("error_rate", 0.01)  # holds unless the suite says otherwise
-PLACEHOLDERS = ("port", "host", "model", "model_name", "flags")
+PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
 
 _RESERVED = {
     **dict.fromkeys(("port", "host"), "is chosen for each server; remove it"),
@@ -198,7 +198,9 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
     allowed = (*PLACEHOLDERS, *settings)
     used: set[str] = set()
     for index, argument in enumerate(file.command):
-        for name in re.findall(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}", argument):
+        if "{flags}" in argument and argument != "{flags}":
+            collector.note(("command", index), f"{{flags}} becomes any number of arguments; it cannot be a part of {argument!r}")
+        for name in re.findall(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}", argument):  # not ${VARIABLE}
             used.add(name)
             if name not in allowed:
                 placeholders = ", ".join(f"{{{word}}}" for word in allowed)
