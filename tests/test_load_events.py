@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.load.events import EventStream
@@ -123,6 +123,7 @@ def state(stream):
     return (len(stream.arrivals), stream.verdict, stream.complete, stream.prompt_tokens, stream.output_tokens)
 
 
+@settings(deadline=None)
 @given(st.lists(pieces, max_size=12).map(b"".join), st.lists(st.integers(0, 1000), max_size=12))
 def test_any_split_of_a_stream_gives_the_same_events(body, cuts):
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
@@ -131,6 +132,7 @@ def test_any_split_of_a_stream_gives_the_same_events(body, cuts):
     assert state(read(*(body[n : n + 1] for n in range(len(body))))) == state(read(body))
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=12))
 def test_events_of_a_known_shape_count_as_parsing_each_would(texts):
     stream = read(*map(text, texts), DONE)

@@ -10,16 +10,16 @@ import pytest
 from pytest_autotune.load.health import BEAT_S, Pulse, bottleneck
 from pytest_autotune.samples import Level
 
-KEPT_UP = {"lag_p50_s": 0.0006, "lag_p99_s": 0.004, "send_p99_s": 0.001, "ttft_s": 0.05, "tpot_s": 0.01}
+KEPT_UP = {"lag_p50_s": 0.0006, "lag_tail_s": 0.004, "send_tail_s": 0.001, "ttft_s": 0.05, "tpot_s": 0.01}
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {},
-        {"lag_p99_s": 0.024},
-        {"lag_p99_s": 0.09, "ttft_s": 1.0},
-        {"send_p99_s": 0.09, "ttft_s": 1.0},
+        {"lag_tail_s": 0.024},
+        {"lag_tail_s": 0.09, "ttft_s": 1.0},
+        {"send_tail_s": 0.09, "ttft_s": 1.0},
         {"lag_p50_s": 0.0049},
         {"lag_p50_s": 0.0019, "tpot_s": 0.0001},
         {"lag_p50_s": 0.02, "tpot_s": None},
@@ -34,17 +34,30 @@ def test_a_client_that_kept_up_is_no_bottleneck(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lag_p99_s": 0.026}, "its event loop ran 26 ms late (p99, limit 25 ms)"),
-        ({"lag_p99_s": 0.06, "ttft_s": 0.5}, "its event loop ran 60 ms late (p99, limit 50 ms)"),
-        ({"lag_p99_s": 0.11, "ttft_s": 9.0}, "its event loop ran 110 ms late (p99, limit 100 ms)"),
-        ({"lag_p99_s": 0.03, "ttft_s": None}, "its event loop ran 30 ms late (p99, limit 25 ms)"),
-        ({"send_p99_s": 0.03}, "it sent requests 30 ms late (p99, limit 25 ms)"),
+        ({"lag_tail_s": 0.026}, "its event loop ran 26 ms late (p99, limit 25 ms)"),
+        ({"lag_tail_s": 0.06, "ttft_s": 0.5}, "its event loop ran 60 ms late (p99, limit 50 ms)"),
+        ({"lag_tail_s": 0.11, "ttft_s": 9.0}, "its event loop ran 110 ms late (p99, limit 100 ms)"),
+        ({"lag_tail_s": 0.03, "ttft_s": None}, "its event loop ran 30 ms late (p99, limit 25 ms)"),
+        ({"send_tail_s": 0.03}, "it sent requests 30 ms late (p99, limit 25 ms)"),
         ({"lag_p50_s": 0.006}, "its event loop ran 6 ms late (p50, limit 5 ms)"),
         ({"lag_p50_s": 0.0022, "tpot_s": 0.0005}, "its event loop ran 2.2 ms late (p50, limit 2 ms)"),
     ],
 )
 def test_a_late_client_is_a_bottleneck(change, message):
     assert bottleneck(**KEPT_UP | change) == message
+
+
+def test_a_single_hiccup_is_forgiven_in_a_short_measurement():
+    async def hiccup():
+        await asyncio.sleep(0.3)
+        time.sleep(0.1)  # noqa: ASYNC251
+        await asyncio.sleep(0.3)
+
+    for _ in range(5):  # the machine's own hiccups come on top
+        if (health := measure(hiccup)).saturated is None:
+            break
+    assert health.lag_p99_s > 0.05
+    assert health.saturated is None
 
 
 def measure(work):

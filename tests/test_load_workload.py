@@ -38,7 +38,7 @@ def test_there_are_256_distinct_plain_words():
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_token_id_prompts_have_exactly_the_length_asked_for(prompt_tokens, seed):
     prompt = prompt_of(requests(IDS, prompt_tokens, seed).build())
     assert len(prompt) == prompt_tokens
@@ -46,7 +46,7 @@ def test_token_id_prompts_have_exactly_the_length_asked_for(prompt_tokens, seed)
 
 
 @given(st.integers(1, 3000))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("target", [TEXT, CHAT], ids=["completions", "chat"])
 def test_text_prompts_have_a_word_per_token(target, prompt_tokens):
     assert len(prompt_of(requests(target, prompt_tokens).build()).split(" ")) == prompt_tokens

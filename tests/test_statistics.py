@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.samples import Sample
@@ -29,11 +29,13 @@ def metrics(samples, window=10.0, *, gpus=1, limits=None, also=()):
     return summarise(samples, window, gpus=gpus, request_limits=limits or {}, also=also)
 
 
+@settings(deadline=None)
 @given(values, quantile)
 def test_percentile_equals_that_of_numpy(ordered, q):
     assert percentile(ordered, q) == pytest.approx(np.percentile(ordered, q), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(values, quantile, quantile)
 def test_percentile_rises_with_q_and_stays_inside_the_values(ordered, one, other):
     low, high = sorted((one, other))
@@ -226,6 +228,7 @@ samples_strategy = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(samples_strategy, st.floats(0.1, 15))
 def test_metrics_are_finite_and_consistent(samples, window):
     result = metrics(samples, window)
