@@ -242,6 +242,6 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     does not set: with `known_flags` (of the installed engine) only those, without it anything
     that is not an evident typo. `metrics` are objectives beyond the built-in ones.
     """
-    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above  # noqa: PLC0415
+    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above
 
     return read_suite(path, known_flags=known_flags, metrics=metrics)
