@@ -32,7 +32,8 @@ class TrialScheduling(LoadScopeScheduling):
             elif pending:
                 self.workqueue[scope] = unit
         for other in self.nodes:
-            self._reschedule(other)
+            if other in self.registered_collections:  # a replacement that still collects gets its share later
+                self._reschedule(other)
         return crashed
 
     def schedule(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_autotune.formatting import quantity
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.statistics import LATENCIES
+from pytest_autotune.statistics import measured as requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,13 +84,13 @@ class Family:
 class Batch(Metrics):
     """The fixture `batch`: one load level measured against the trial's server."""
 
-    def __init__(self, measured: MeasuredBatch) -> None:
-        super().__init__(measured.record.metrics, f"the batch at {measured.record.level}")
-        self.level: Level = measured.record.level
-        self.concurrency: int = measured.record.level.concurrency
-        self.samples: tuple[Sample, ...] = measured.samples
-        self.errors: Mapping[str, int] = measured.record.errors
-        self.verdict: Verdict = measured.verdict
+    def __init__(self, batch: MeasuredBatch) -> None:
+        super().__init__(batch.record.metrics, f"the batch at {batch.record.level}")
+        self.level: Level = batch.record.level
+        self.concurrency: int = batch.record.level.concurrency
+        self.samples: tuple[Sample, ...] = tuple(requests(batch.samples, batch.record.window_s))
+        self.errors: Mapping[str, int] = batch.record.errors
+        self.verdict: Verdict = batch.verdict
 
     @property
     def compliant(self) -> bool:

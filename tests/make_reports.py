@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from make_records import START, batch, died, trial
 
@@ -78,7 +79,12 @@ def report(*trials, of: Suite | None = None, **fields) -> SuiteReport:
             "elapsed_s": 600.0,
             "deployments": len(trials),
             "address": At(),
-            "environment": {"python": "3.11.9", "store": "postgresql://me:hunter2@db/x", "load": float("inf")},
+            "environment": {
+                "python": "3.11.9",
+                "store": "postgresql://me:hunter2@db/x",
+                "load": float("inf"),
+                "path": Path("/x"),
+            },
             "gpu": "2 x NVIDIA H100",
             "commit": "0123abc",
             **fields,

@@ -13,11 +13,12 @@ PACKAGE = Path(pytest_autotune.__file__).parent
 
 # Lowest first; a module may import modules of its own layer and of those before it.
 LAYERS = [
-    {"errors", "samples", "statistics", "spelling", "units", "formatting", "secrets", "clock"},
+    {"errors", "samples", "statistics", "spelling", "units", "formatting", "masking"},
     {"space", "constraints", "slo"},
     {"records"},
-    {"suite", "suite_file", "suite_schema", "yaml_source", "search", "selection", "gate"},
-    {"store", "schema", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
+    {"problems", "yaml_source", "notation", "fields", "suite", "suite_file", "suite_schema"},
+    {"search", "selection", "gate"},
+    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
     {"reporting"},
     {"trial", "plan", "views", "progress", "results", "run"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},

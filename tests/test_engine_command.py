@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pytest_autotune.engines.command import CommandEngine, template_problems
+from pytest_autotune.engines.command import CommandEngine
 from pytest_autotune.engines.endpoint import EndpointEngine, listed_model
 from pytest_autotune.engines.engine import Address, CauseKind
 from pytest_autotune.errors import MissingRequirement, SuiteError
 from pytest_autotune.space import Choice, Space
-from pytest_autotune.suite import Suite
+from pytest_autotune.suite import Suite, load_suite
 
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")
 SGLANG = (
@@ -77,40 +77,23 @@ def test_the_environment_of_the_suite_is_handed_over(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("command", "said"),
     [
-        pytest.param({"command": SGLANG}, [], id="whole"),
-        pytest.param({}, ["command: engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']"], id="empty"),
-        pytest.param({"command": ("s", "--port", "80")}, ["command: no element takes the port: add '{port}'"], id="no-port"),
-        pytest.param(
-            {"command": ("s", "{prot}", "{port}")},
-            ["command: {prot} is neither a parameter nor one of host, port, model, model_name, python, flags (did you mean 'port'?)"],
-            id="unknown-placeholder",
-        ),
-        pytest.param(
-            {"command": ("s", "{port}", "x{flags}")},
-            [
-                "command: {flags} must be an element of its own, not part of 'x{flags}'",
-            ],
-            id="flags-in-an-element",
-        ),
-        pytest.param(
-            {"command": ("s", "{port}", "{a}"), "fixed": {"b": 1, "a": 1}, "space": Space((Choice("max_c", (1,)),))},
-            [
-                "command: no element takes 'b': add '{b}', or '{flags}' for all that are not named",
-                "command: no element takes 'max-c': add '{max-c}', or '{flags}' for all that are not named",
-            ],
-            id="settings-that-go-nowhere",
-        ),
-        pytest.param({"command": ("s", "{port}", "{max_c}"), "space": Space((Choice("max-c", (1,)),))}, [], id="named-in-the-other-spelling"),
+        pytest.param("[s, '{port}', 'x{flags}']", "{flags} becomes any number of arguments; it cannot be a part of 'x{flags}'", id="flags-in-an-element"),
+        pytest.param("[s, '{prot}', '{port}', '{flags}']", "unknown placeholder {prot} (did you mean '{port}'?)", id="unknown"),
+        pytest.param("[s, '{port}']", "command: has neither {a} nor {flags}", id="settings-that-go-nowhere"),
+        pytest.param("['{python}', '${VENV}/x', '{port}', '{a}']", None, id="whole"),
     ],
 )  # fmt: skip
-def test_a_wrong_template_is_told_at_collection(tmp_path, given, said):
-    given = suite(path=tmp_path / "chat.yaml", **given)
-    assert list(template_problems(given)) == said
-    if said:
-        with pytest.raises(SuiteError, match=r"chat\.yaml: command: "):
-            CommandEngine().inspect(given)
+def test_a_wrong_template_is_told_when_the_suite_is_loaded(tmp_path, command, said):
+    file = tmp_path / "chat.yaml"
+    file.write_text(f"name: chat\nengine: command\ncommand: {command}\nslo: {{ttft.p90: 1s}}\nfixed: {{a: 1}}\n")
+    if said is None:
+        assert CommandEngine().inspect(load_suite(file)).flags is None
+        return
+    with pytest.raises(SuiteError) as raised:
+        load_suite(file)
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -221,19 +204,9 @@ def test_a_server_that_lists_nothing_is_missing(endpoint):
         listed_model(running(f"{url}/elsewhere"))
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"fixed": {"a": 1}}, "parameters: and fixed: must be empty"),
-        ({"space": Space((Choice("a", (1,)),))}, "parameters: and fixed: must be empty"),
-        ({"url": None}, "needs url:"),
-        ({"url": "localhost:8000"}, "does not begin with http://"),
-    ],
-    ids=["fixed", "parameters", "no-url", "no-scheme"],
-)
-def test_a_running_server_cannot_be_configured(given, said):
-    with pytest.raises(SuiteError, match=said):
-        EndpointEngine().inspect(running(**{"url": "http://127.0.0.1:9", **given}))
+def test_a_running_server_has_a_url():
+    with pytest.raises(SuiteError, match="does not begin with http://"):
+        EndpointEngine().inspect(running("localhost:8000"))
 
 
 def test_a_running_server_is_never_started():

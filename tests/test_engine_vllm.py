@@ -28,7 +28,7 @@ from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.engines.vllm import VllmEngine
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.space import Choice, Constraint, Integer, Space
-from pytest_autotune.suite import Suite
+from pytest_autotune.suite import Suite, load_suite
 
 LOGS = Path(__file__).parent / "data" / "vllm"
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")
@@ -576,28 +576,41 @@ FLAGS = {
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        pytest.param({"fixed": {"max-num-seqs": 4, "max_num_seqs": 8}}, [], id="either-spelling"),
-        pytest.param({"fixed": {"max-num-seq": 4}}, ["fixed: vllm 0.32.0 has no flag 'max-num-seq' (did you mean 'max-num-seqs'?)"], id="abbreviation"),
-        pytest.param({"fixed": {"zzz": 4}}, ["fixed: vllm 0.32.0 has no flag 'zzz'"], id="nothing-near"),
+        pytest.param({"fixed": {"max_num_seqs": 8}}, [], id="either-spelling"),
+        pytest.param({"fixed": {"max-num-seq": 4}}, ["fixed.max-num-seq: vllm 0.32.0 has no flag 'max-num-seq' (did you mean 'max-num-seqs'?)"], id="abbreviation"),
+        pytest.param({"fixed": {"zzz": 4}}, ["fixed.zzz: vllm 0.32.0 has no flag 'zzz'"], id="nothing-near"),
         pytest.param({"fixed": {"compilation-config.mode": 3}}, [], id="key-of-json"),
-        pytest.param({"fixed": {"compilatio-config.mode": 3}}, ["fixed: vllm 0.32.0 has no flag 'compilatio-config.mode' (did you mean 'compilation-config'?)"], id="key-of-nothing"),
-        pytest.param({"fixed": {"port": 1}}, ["fixed: 'port' cannot be set by a suite: the deployment says where the server listens"], id="reserved"),
+        pytest.param({"fixed": {"compilatio-config.mode": 3}}, ["vllm 0.32.0 has no flag 'compilatio-config.mode' (did you mean 'compilation-config'?)"], id="key-of-nothing"),
+        pytest.param({"fixed": {"port": 1}}, ["fixed.port: a suite cannot set 'port': the deployment says where the server listens"], id="reserved"),
         pytest.param({"fixed": {"dtype": "haf"}}, ["fixed.dtype: 'haf' is not one of auto, half (did you mean 'half'?)"], id="choice"),
         pytest.param({"fixed": {"max-lora-rank": 16}}, [], id="number-among-choices"),
         pytest.param({"fixed": {"traces": ["model", "workr"]}}, ["fixed.traces: 'workr' is not one of model, worker (did you mean 'worker'?)"], id="choice-in-list"),
         pytest.param({"fixed": {"enforce-eager": "yes"}}, ["fixed.enforce-eager: 'yes' is not true or false, and the flag is a switch"], id="switch"),
         pytest.param({"fixed": {"dtype": None, "enforce-eager": None}}, [], id="default"),
-        pytest.param({"space": Space((Choice("dtype", ("auto", "fp4", "fp5")),))}, ["parameters.dtype: 'fp4' is not one of auto, half", "parameters.dtype: 'fp5' is not one of auto, half"], id="parameter"),
-        pytest.param({"space": Space((Integer("max-num-sqs", 1, 2),))}, ["parameters: vllm 0.32.0 has no flag 'max-num-sqs' (did you mean 'max-num-seqs'?)"], id="range"),
+        pytest.param(
+            {"space": Space((Choice("dtype", ("auto", "fp4", "fp5")),))},
+            ["parameters.dtype: 'fp4' is not one of auto, half", "parameters.dtype: 'fp5' is not one of auto, half"],
+            id="parameter",
+        ),
+        pytest.param({"space": Space((Integer("max-num-sqs", 1, 2),))}, ["parameters.max-num-sqs: vllm 0.32.0 has no flag 'max-num-sqs' (did you mean 'max-num-seqs'?)"], id="range"),
         pytest.param(
             {"space": Space((), (Constraint("max-num-batched-tokns >= max-num-seqs"),))},
-            ["constraints: 'max-num-batched-tokns >= max-num-seqs': vllm 0.32.0 has no flag 'max-num-batched-tokns' (did you mean 'max-num-batched-tokens'?)"],
+            ["vllm 0.32.0 has no flag 'max-num-batched-tokns' (did you mean 'max-num-batched-tokens'?)"],
             id="constraint",
         ),
     ],
 )  # fmt: skip
 def test_settings_that_the_engine_would_refuse_are_told_at_collection(given, said):
-    assert list(unknown_flags(suite(**given), Installed("0.32.0", FLAGS))) == said
+    told = [str(error) for error in unknown_flags(suite(**given), Installed("0.32.0", FLAGS))]
+    assert len(told) == len(said)
+    assert all(line.endswith(end) for line, end in zip(told, said, strict=True)), told
+
+
+def test_an_unknown_flag_is_told_with_file_and_line(tmp_path):
+    file = tmp_path / "chat.yaml"
+    file.write_text("name: chat\nengine: vllm\nmodel: o/m\nslo: {ttft.p90: 1s}\nparameters:\n  dtype: [auto]\n  max-num-seq: [1, 2]\n")
+    (error,) = unknown_flags(load_suite(file), Installed("0.32.0", FLAGS))
+    assert str(error) == f"{file}:7: parameters.max-num-seq: vllm 0.32.0 has no flag 'max-num-seq' (did you mean 'max-num-seqs'?)"
 
 
 def test_nothing_is_checked_against_an_engine_that_does_not_tell_its_flags():

@@ -56,7 +56,7 @@ def pytest_autotune_trial_finished(config, suite, trial):
     note(hook="trial_finished", slot=trial.slot, status=trial.status)
 
 def pytest_autotune_selected(config, suite, best):
-    note(hook="selected", best=dict(best.record.configuration))
+    note(hook="selected", best=dict(best.trial.configuration))
 '''
 
 

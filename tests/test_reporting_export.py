@@ -76,7 +76,12 @@ def test_the_best_configuration_is_written_with_everything_that_led_to_it(tmp_pa
     assert document["measured"]["load"]["prompt_tokens"] == 512
     assert document["measured"]["objective"] == {"direction": "maximize", "metric": "output_throughput"}
     assert document["measured"]["trials"] == {"compliant": 2, "violating": 1, "infeasible": 1}
-    assert document["environment"] == {"python": "3.11.9", "store": "postgresql://me:***@db/x", "load": None}
+    assert document["environment"] == {
+        "python": "3.11.9",
+        "store": "postgresql://me:***@db/x",
+        "load": None,
+        "path": "/x",
+    }
     assert document["run"] == {
         "id": "20260102-030405",
         "started_at": "2026-01-02T03:04:05Z",
@@ -135,6 +140,11 @@ def test_the_script_starts_the_server_at_a_stable_address_under_the_models_own_n
     expected[expected.index("127.0.0.1")] = "0.0.0.0"
     assert run(text, tmp_path, API_KEY="mine", PORT="9001", HOST="0.0.0.0") == expected
     assert "set API_KEY" in run(text, tmp_path)
+
+
+def test_a_secret_without_a_flag_is_asked_for_too(tmp_path):
+    text = script(echoing(SECRET, "--url=http://me:hunter2@host", of=suite(env={"HF_TOKEN": SECRET})))
+    assert run(text, tmp_path, HF_TOKEN="x", SECRET="one", URL="two") == ["one", "--url=two"]
 
 
 @pytest.mark.parametrize(

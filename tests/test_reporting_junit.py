@@ -12,6 +12,7 @@ from make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
 
 from pytest_autotune.gate import Gate, Rule
 from pytest_autotune.reporting.junit import junit_text, metric_name, write_junit
+from pytest_autotune.suite import Objective
 
 
 def parsed(*reports):
@@ -152,3 +153,10 @@ def test_the_report_is_valid_whatever_a_server_said(name, reason):
 )
 def test_a_metric_is_named_with_its_base_unit(metric, name):
     assert metric_name(metric) == name
+
+
+def test_a_compliant_configuration_without_a_score_is_listed_by_the_gate_only():
+    unscored = trial(1, batch(1, ttft__p90=0.1, output_throughput=50.0))
+    ((_, cases),) = parsed(report(unscored, of=suite(objective=Objective(metric="goodput"))))
+    assert list(cases) == ["gate.compliant-configuration"]
+    assert "no compliant batch has the objective goodput" in cases["gate.compliant-configuration"].find("failure").text

@@ -49,6 +49,7 @@ def test_a_name_that_only_looks_like_one_is_not(name):
         ("https://example.org:8000/a@b", "https://example.org:8000/a@b"),
         ("Bearer hf_abcdefghijklmnopqrst!", "Bearer ***!"),
         ("sk-abc", "sk-abc"),
+        ('{"h": "Authorization: Bearer abc"}', '{"h": "Authorization: ***"}'),
         ("the long-secret-2 and long-secret", "the *** and ***"),
     ],
 )
@@ -64,11 +65,17 @@ def test_a_short_value_is_not_searched_for():
 
 
 def test_a_json_value_is_masked_at_any_depth_and_numbers_stay():
-    value = {"a": [{"api_key": "x", "n": 1, "token": None}], "time_per_output_token": 0.1, "t": ("hunter22",)}
+    value = {
+        "a": [{"api_key": "x", "n": 1, "token": None}],
+        "time_per_output_token": 0.1,
+        "t": ("hunter22",),
+        "api-key": ["x"],
+    }
     assert mask(value, ("hunter22",)) == {
         "a": [{"api_key": "***", "n": 1, "token": None}],
         "time_per_output_token": 0.1,
         "t": ["***"],
+        "api-key": "***",
     }
 
 
@@ -83,6 +90,8 @@ def test_a_command_line_is_masked_behind_the_flags_that_name_secrets():
         "token",
         "z",
         "--url=http://a:b@c",
+        "--key",
+        "--x",
     ]
     assert mask_argv(argv) == [
         "serve",
@@ -94,4 +103,6 @@ def test_a_command_line_is_masked_behind_the_flags_that_name_secrets():
         "token",
         "z",
         "--url=http://a:***@c",
+        "--key",
+        "--x",
     ]

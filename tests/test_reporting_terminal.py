@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from make_records import trial
+from make_records import batch, trial
 from make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
 from pytest_autotune.reporting.terminal import summary_lines
@@ -85,6 +85,12 @@ def test_defaults_that_win_are_not_compared_with_themselves():
     assert "  nothing that was tried beats the engine's defaults" in lines
     assert "  output throughput  180.50 tok/s  >= 10.00 tok/s" in lines
     assert not any("change" in line for line in lines)
+
+
+def test_a_metric_that_the_best_does_not_have_is_left_out():
+    shown = text(report(trial(1, batch(8, ttft__p90=0.4, output_throughput=50.0))))
+    assert "tpot.mean" not in shown
+    assert "ttft.p90" in shown
 
 
 def test_a_tie_is_explained():

@@ -12,8 +12,8 @@ engine: sim
 model: llama-3.1-8b
 parameters:
   max-num-seqs: [2, 64]
-  max-model-len: [4096, 4000000]
-fixed: {gpu: H100, time-scale: 0.2}
+  gpu-memory-utilization: [0.9, 0.1]
+fixed: {gpu: H100, time-scale: 0.2, max-model-len: 4096}
 load: {prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8], duration: 600ms, warmup: 100ms}
 slo: {ttft.p90: 40ms}
 search: {defaults: false}
@@ -23,7 +23,7 @@ timeouts: {stop: 1s}
 
 def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     project.suite(OOM_SUITE)
-    result = project.run("suites", "--autotune", "-v", "--junitxml=report.xml")
+    result = project.run("suites", "--autotune", "-v", "-rs", "--junitxml=report.xml")
     assert result.ret == 0
     outcomes = result.parseoutcomes()
     assert {key: outcomes[key] for key in ("compliant", "violating", "infeasible", "deployed", "passed")} == {
@@ -35,16 +35,17 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     }
     result.stdout.fnmatch_lines(
         [
-            "*::max-num-seqs:2-max-model-len:4096::deploy DEPLOYED max-num-seqs=2 max-model-len=4096*",
-            "*::max-num-seqs:2-max-model-len:4096::c1 COMPLIANT max-num-seqs=2 max-model-len=4096*",
-            "*::c8 VIOLATES max-num-seqs=2 max-model-len=4096 (ttft.p90: * > 40 ms (+*%)*",
-            "*::max-num-seqs:2-max-model-len:4000000::deploy INFEASIBLE *(out of memory*",
-            "*::max-num-seqs:2-max-model-len:4000000::c1 SKIPPED (*not deployed*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::deploy DEPLOYED *max-num-seqs=2**",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::c1 COMPLIANT *max-num-seqs=2**",
+            "*::c8 VIOLATES *max-num-seqs=2* (ttft.p90: * > 40 ms (+*%)*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::deploy INFEASIBLE *(out of memory*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::c1 SKIPPED*",
             "*::gate PASSED*",
+            "SKIPPED*quick.yaml*not deployed: out of memory*",
         ]
     )
     cases = project.testcases()
-    name = "suites.quick.yaml.max-num-seqs:2-max-model-len:4096"
+    name = "suites.quick.yaml.max-num-seqs:2-gpu-memory-utilization:0.9"
     assert cases[f"{name}.c8"].find("skipped").get("type") == "pytest.xfail"
     properties = {p.get("name"): p.get("value") for p in cases[f"{name}.c8"].iter("property")}
     assert properties["param.max-num-seqs"] == "2"
@@ -54,7 +55,7 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
 
 def test_slo_lines_say_what_complies_and_what_does_not(project):
     project.suite()
-    output = project.run("suites", "--autotune").stdout.str()
+    output = project.run("suites", "--autotune", "-v").stdout.str()
     assert "[slo] 2/2 batches compliant" in output
     assert "[slo] 1/2 batches compliant" in output
     assert re.search(r"\[slo\] concurrency=8 violates ttft\.p90: \d+(\.\d+)? ms > 40 ms \(\+\d+ ?%\)", output)
@@ -77,7 +78,7 @@ def test_best_is_exported_as_json_and_as_a_command_that_starts_the_server(projec
     assert project.run("suites", "--autotune").ret == 0
     (best,) = (project.path / ".autotune").glob("*/*/best.json")
     content = json.loads(best.read_text())
-    assert content["configuration"] == {"max-num-seqs": 64}
+    assert content["best"]["configuration"] == {"max-num-seqs": 64}
     script = best.with_name("best.sh")
     assert "--max-num-seqs" in script.read_text()
     assert subprocess.run(["sh", "-n", script], check=False).returncode == 0

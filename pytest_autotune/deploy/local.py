@@ -133,8 +133,10 @@ class LocalServer:
         raise _NotReady(replace(cause, message=f"{cause.message} ({message})"))
 
     def _healthy(self, left_s: float) -> str | None:
+        if not self._listening():
+            return f"nothing listens on port {self._address.port}"
         replace(self._control, timeout_s=min(left_s, _PROBE_S)).health(self._launch.engine.abilities.health)
-        return self._listener_problem()
+        return None
 
     def _generating(self, left_s: float) -> str | None:
         names = replace(self._control, timeout_s=min(left_s, _PROBE_S)).models()
@@ -145,22 +147,21 @@ class LocalServer:
         if not names:
             return "it lists no model yet"
         self._control.generate(self.model_name, 2, api=self._launch.suite.load.api, timeout_s=left_s)
-        return self._listener_problem()
+        return None if self._listening() else f"nothing listens on port {self._address.port} any more"
 
-    def _listener_problem(self) -> str | None:
-        """Make sure that whoever listens on our port is a process of ours."""
-        listening = set(ports.listeners(self._address.port))
-        ours = ports.sockets_of(self.process.pids())
+    def _listening(self) -> bool:
+        """Say whether a process of ours listens on our port; a stranger there is not even asked."""
+        for _ in range(2):  # a process that is forked while we look may be missed once
+            listening = set(ports.listeners(self._address.port))
+            strange = listening - ports.sockets_of(self.process.pids()) if listening else listening
+            if not strange:
+                return bool(listening)
         if self.process.wait(0):
             raise _NotReady(None)
-        if listening - ours:
-            raise _NotReady(
-                Cause(
-                    CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"
-                ),
-                another_port=True,
-            )
-        return None if listening else f"none of its processes listens on port {self._address.port}"
+        raise _NotReady(
+            Cause(CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"),
+            another_port=True,
+        )
 
 
 class _NotReady(Exception):  # noqa: N818 - never leaves this module

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
-from pytest_autotune.errors import MissingRequirement, SuiteError
-from pytest_autotune.spelling import nearest
+from pytest_autotune.errors import MissingRequirement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 FLAGS = "{flags}"
-GIVEN = ("host", "port", "model", "model_name", "python")
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][\w.-]*)\}")  # ${NAME} is a variable of the environment
 _MODULE = re.compile(r"[A-Za-z_][\w.]*")
 _MODULE_MISSING = 3
@@ -39,12 +37,7 @@ class CommandEngine:
     abilities = Abilities()
 
     def inspect(self, suite: Suite) -> Installed:
-        """Look for the executable (and Python module), the model and GPUs.
-
-        Raise `SuiteError` when the template itself is wrong.
-        """
-        if problems := template_problems(suite):
-            raise SuiteError("; ".join(problems), path=suite.path)
+        """Look for the executable (and Python module), the model and GPUs."""
         checks = [_missing_executable]
         if _names(suite) & {"model"}:
             checks.append(requirements.missing_model)
@@ -91,35 +84,6 @@ class CommandEngine:
     def _needs_gpus(self, suite: Suite) -> bool:
         names = [*suite.fixed, *(parameter.name for parameter in suite.space.parameters)]
         return suite.gpus is not None or requirements.is_parallel(dict.fromkeys(names))
-
-
-def template_problems(suite: Suite) -> tuple[str, ...]:
-    """Return one message for each thing that is wrong with the suite's `command`, for reports at collection."""
-    if not suite.command:
-        return ("command: engine: command needs the server's argv, e.g. [{python}, -m, my.server, --port, '{port}']",)
-    settings = merged(suite.fixed, {parameter.name: None for parameter in suite.space.parameters})
-    named = {flag_name(name) for name in _names(suite)}
-    allowed = {*map(flag_name, GIVEN), "flags", *settings}
-    spelled = [*GIVEN, "flags", *settings]
-    problems = [
-        f"command: {{{name}}} is neither a parameter nor one of {', '.join(GIVEN)}, flags{nearest(name, spelled)}"
-        for name in sorted(_names(suite))
-        if flag_name(name) not in allowed
-    ]
-    problems += [
-        f"command: {{flags}} must be an element of its own, not part of {element!r}"
-        for element in suite.command
-        if FLAGS in element and element != FLAGS
-    ]
-    if FLAGS not in suite.command:
-        problems += [
-            f"command: no element takes {name!r}: add '{{{name}}}', or '{{flags}}' for all that are not named"
-            for name in settings
-            if name not in named
-        ]
-    if "port" not in named:
-        problems.append("command: no element takes the port: add '{port}'")
-    return tuple(problems)
 
 
 def _names(suite: Suite) -> set[str]:

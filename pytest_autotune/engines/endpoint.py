@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
-from pytest_autotune.errors import MissingRequirement, SuiteError
+from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ class EndpointEngine:
     abilities = Abilities()
 
     def inspect(self, suite: Suite) -> Installed:
-        """Ask the endpoint for its models; raise `SuiteError` when the suite wants to configure it."""
-        if suite.space.parameters or suite.fixed:
-            raise SuiteError("engine: endpoint starts no server: parameters: and fixed: must be empty", path=suite.path)
-        if suite.url is None:
-            raise SuiteError("engine: endpoint needs url: of the running server", path=suite.path)
+        """Ask the endpoint for its models."""
         try:
             listed_model(suite)
         except MissingRequirement as error:
@@ -42,7 +38,7 @@ class EndpointEngine:
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:  # noqa: ARG002
         """Raise `SuiteError`: there is nothing to start."""
-        raise SuiteError("engine: endpoint starts no server: use deploy: endpoint", path=suite.path)
+        raise suite.error("engine: endpoint starts no server: use deploy: endpoint")
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:  # noqa: ARG002
         """Return `suite.gpus`, else 0: an endpoint does not tell."""
@@ -64,7 +60,7 @@ def listed_model(suite: Suite) -> str:
     """
     url = requirements.expand(suite.url or "", key="url").rstrip("/").removesuffix("/v1")
     if not url.startswith(("http://", "https://")):
-        raise SuiteError(f"url: {url!r} does not begin with http:// or https://", path=suite.path)
+        raise suite.error(f"url: {url!r} does not begin with http:// or https://")
     try:
         with urllib.request.urlopen(f"{url}/v1/models", timeout=_ANSWER_S) as answer:  # noqa: S310 - checked above
             listed = [str(model["id"]) for model in json.load(answer)["data"]]

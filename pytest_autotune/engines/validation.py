@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_autotune.engines.engine import Flag, Installed
+    from pytest_autotune.errors import SuiteError
     from pytest_autotune.space import Value
     from pytest_autotune.suite import Suite
 
 
-def unknown_flags(suite: Suite, installed: Installed) -> tuple[str, ...]:
-    """Return one message for each setting of `suite` that the installed engine would refuse.
+def unknown_flags(suite: Suite, installed: Installed) -> tuple[SuiteError, ...]:
+    """Return one error for each setting of `suite` that the installed engine would refuse, with its file and line.
 
     Names must be flags of the engine in their full spelling (argparse would take ``max-num-seq``
     for ``max-num-seqs``, and the next release might not), not reserved for the deployment, and
@@ -26,28 +27,29 @@ def unknown_flags(suite: Suite, installed: Installed) -> tuple[str, ...]:
     if installed.flags is None:
         return ()
     flags = installed.flags
-    found: list[str] = []
+    engine = f"{suite.engine} {installed.version}".rstrip()
+    found: list[SuiteError] = []
     for where, name, values in _settings(suite):
         flag = flags.get(flag_name(name).partition(".")[0])
         if flag is None:
-            release = f" {installed.version}" if installed.version else ""
-            found.append(f"{where}: {suite.engine}{release} has no flag {name!r}{nearest(flag_name(name), flags)}")
+            found.append(suite.error(f"{engine} has no flag {name!r}{nearest(flag_name(name), flags)}", *where))
         elif flag.reserved:
-            found.append(f"{where}: {name!r} cannot be set by a suite: {flag.reserved}")
+            found.append(suite.error(f"a suite cannot set {name!r}: {flag.reserved}", *where))
         elif "." not in name:
-            found += [f"{where}.{name}: {problem}" for value in values if (problem := _refused(flag, value))]
+            found += [suite.error(problem, *where) for value in values if (problem := _refused(flag, value))]
     return tuple(found)
 
 
-def _settings(suite: Suite) -> Iterator[tuple[str, str, tuple[Value, ...]]]:
+def _settings(suite: Suite) -> Iterator[tuple[tuple[str | int, ...], str, tuple[Value, ...]]]:
     """Yield where a setting is named, its name, and the values that are known to be tried."""
     for parameter in suite.space.parameters:
-        yield "parameters", parameter.name, parameter.values if isinstance(parameter, Choice) else ()
+        values = parameter.values if isinstance(parameter, Choice) else ()
+        yield ("parameters", parameter.name), parameter.name, values
     for name, value in suite.fixed.items():
-        yield "fixed", name, (value,)
-    for constraint in suite.space.constraints:
+        yield ("fixed", name), name, (value,)
+    for at, constraint in enumerate(suite.space.constraints):
         for name in sorted(constraint.names):
-            yield f"constraints: {constraint.text!r}", name, ()
+            yield ("constraints", at), name, ()
 
 
 def _refused(flag: Flag, value: Value) -> str | None:

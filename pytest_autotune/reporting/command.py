@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.reporting.masking import MASK, is_secret, mask_text
+from pytest_autotune.reporting.masking import flag_of, is_secret, mask_text, split_flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     words = [_swap(word, address.host, Word("host", address.host)) for word in words]
     ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
     if len(ports) > 1:
-        ports = [index for index in ports if "port" in _flag(words, index).lower()]
+        ports = [index for index in ports if "port" in flag_of(argv, index).lower()]
     for index in ports:
         words[index] = Word("port", str(PORT), words[index].prefix)
     return words
@@ -49,7 +49,7 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
 
 def script_words(words: Sequence[Word]) -> list[str]:
     """Return each word as source of sh, where ``$HOST`` and ``$PORT`` are set."""
-    return [shlex.quote(word.prefix) * bool(word.prefix) + _source(word) for word in words]
+    return [word.prefix + _source(word) for word in words]
 
 
 def one_line(report: SuiteReport, argv: Sequence[str]) -> str:
@@ -70,43 +70,22 @@ def one_line(report: SuiteReport, argv: Sequence[str]) -> str:
 
 
 def _source(word: Word) -> str:
-    match word.kind:
-        case "host":
-            return '"$HOST"'
-        case "port":
-            return '"$PORT"'
-        case "secret":
-            return f'"${{{word.value}:?set {word.value}}}"'
-        case "literal":
-            return shlex.quote(word.value)
+    if word.kind == "literal":
+        return shlex.quote(word.value)
+    if word.kind == "secret":
+        return f'"${{{word.value}:?set {word.value}}}"'
+    return f'"${word.kind.upper()}"'
 
 
 def _hide(argv: Sequence[str], index: int, secrets: Sequence[str]) -> Word:
-    element = argv[index]
-    match = re.match(r"(--?[A-Za-z][\w.-]*)=", element)
-    prefix = match[0] if match else ""
-    before = argv[index - 1] if index else ""
-    flag = prefix or (before if before.startswith("-") and "=" not in before else "")
-    value = element.removeprefix(prefix)
-    if is_secret(flag):
-        return Word("secret", _variable(flag), prefix)
-    masked = mask_text(value, secrets)
-    if MASK in masked and masked != value:
-        return Word("secret", _variable(flag) if flag else "SECRET", prefix)
+    prefix, value = split_flag(argv[index])
+    flag = flag_of(argv, index)
+    if is_secret(flag) or mask_text(value, secrets) != value:
+        return Word("secret", re.sub(r"[^A-Z0-9]+", "_", flag.strip("-").upper()) or "SECRET", prefix)
     return Word("literal", value, prefix)
-
-
-def _variable(flag: str) -> str:
-    return re.sub(r"[^A-Z0-9]+", "_", flag.strip("-=").upper()) or "SECRET"
 
 
 def _swap(word: Word, old: str, new: Word) -> Word:
     if word.kind != "literal" or word.value != old:
         return word
     return Word(new.kind, new.value, word.prefix)
-
-
-def _flag(words: Sequence[Word], index: int) -> str:
-    if words[index].prefix or not index:
-        return words[index].prefix
-    return words[index - 1].prefix + words[index - 1].value

@@ -18,6 +18,7 @@ _TOKENS_OF_TEXT = frozenset(
 )
 _KNOWN_FORMS = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,})")
 _URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^@/\s]+(?=@)")
+_HEADER = re.compile(r"\b((?:proxy-)?authorization:\s*)\S+(?:[ \t]+[^\s'\"]+)?", re.IGNORECASE)
 _SHORTEST = 6  # a shorter value would be found by chance, and mask what it should not
 
 
@@ -39,10 +40,11 @@ def secret_values(named: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """Mask the given values, passwords in URLs, and whatever has the form of a well-known token."""
+    """Mask the given values, passwords in URLs and HTTP headers, and whatever has the form of a well-known token."""
     for secret in secrets:
         text = text.replace(secret, MASK)
-    return _KNOWN_FORMS.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}", text))
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}", text)
+    return _KNOWN_FORMS.sub(MASK, _HEADER.sub(rf"\1{MASK}", text))
 
 
 def mask(value: Any, secrets: Sequence[str] = ()) -> Any:
@@ -51,7 +53,7 @@ def mask(value: Any, secrets: Sequence[str] = ()) -> Any:
         return mask_text(value, secrets)
     if isinstance(value, Mapping):
         return {
-            key: MASK if isinstance(inner, str) and is_secret(str(key)) else mask(inner, secrets)
+            key: MASK if isinstance(inner, str | list | tuple) and is_secret(str(key)) else mask(inner, secrets)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
@@ -62,12 +64,22 @@ def mask(value: Any, secrets: Sequence[str] = ()) -> Any:
 def mask_argv(argv: Sequence[str], secrets: Sequence[str] = ()) -> list[str]:
     """Mask the secrets of a command line, also the values of flags that name one."""
     masked = []
-    for index, element in enumerate(argv):
-        flag, equals, _ = element.partition("=")
-        if equals and flag.startswith("-") and is_secret(flag):
-            masked.append(f"{flag}={MASK}")
-        elif index and "=" not in argv[index - 1] and argv[index - 1].startswith("-") and is_secret(argv[index - 1]):
-            masked.append(MASK)
-        else:
-            masked.append(mask_text(element, secrets))
+    for index in range(len(argv)):
+        prefix, value = split_flag(argv[index])
+        masked.append(prefix + (MASK if is_secret(flag_of(argv, index)) else mask_text(value, secrets)))
     return masked
+
+
+def split_flag(element: str) -> tuple[str, str]:
+    """Split ``--flag=value`` behind the equals sign; any other element has no prefix."""
+    match = re.match(r"--?[A-Za-z][\w.-]*=", element)
+    return (match[0], element[match.end() :]) if match else ("", element)
+
+
+def flag_of(argv: Sequence[str], index: int) -> str:
+    """Return the flag that an element of a command line is the value of; empty when it is none's."""
+    prefix, value = split_flag(argv[index])
+    if prefix:
+        return prefix.removesuffix("=")
+    before = argv[index - 1] if index and not value.startswith("--") else ""
+    return before if before.startswith("-") and "=" not in before else ""
