@@ -74,15 +74,11 @@ class Store:
 
     def begin_run(
         self, run_id: str, *, started_at: datetime, environment: Mapping[str, Any], arguments: Sequence[str]
-<<<<<<< HEAD
     ) -> None:
         """Note that a run began."""
         values = {"environment": mask(environment), "arguments": mask_argv(arguments)}
         with self._database.write() as connection:
             connection.execute(insert(runs).values(id=run_id, started_at=started_at, **values))
-=======
-    ) -> None: ...
->>>>>>> suite
 
     def end_run(self, run_id: str, *, outcome: str) -> None:
         """Note how a run ended: "passed", "failed", "interrupted", ..."""
@@ -112,7 +108,6 @@ class Store:
     ) -> Claim:
         """Ask for a slot of the study's current generation, or with `fresh` of one that this run begins.
 
-<<<<<<< HEAD
         A slot that nobody claimed gets the configuration that `choose` returns for the generation's
         history; whatever `choose` raises leaves the store as it was. It runs within the transaction,
         while other claims of the study wait, so it must be quick and must not write to the store. A
@@ -155,18 +150,6 @@ class Store:
             granted = connection.execute(new.returning(trials.c.id)).scalar_one()
             (record,) = _records(connection, trials.c.id == granted)
         return Claim("granted", record)
-=======
-    def record_deployment(
-        self,
-        trial: int,
-        *,
-        argv: Sequence[str],
-        effective: Mapping[str, Value],
-        gpus: int,
-        deploy_s: float,
-        server_log: str,
-    ) -> None: ...
->>>>>>> suite
 
     def heartbeat(self, trial: int) -> bool:
         """Say that the trial's owner lives; False when the trial is no longer its own."""
