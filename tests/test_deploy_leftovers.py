@@ -105,7 +105,7 @@ def test_the_whole_process_group_of_the_owner_may_be_killed(owner):
 
 
 def test_the_leftovers_of_a_killed_guard_and_owner_are_swept_and_named(owner):
-    victim, bystander = owner("daemon", "ignore-term"), owner("daemon", "ignore-term")
+    victim, bystander = (owner("daemon", "ignore-term", mode="sweepable") for _ in range(2))
     os.kill(victim.process.pid, signal.SIGSTOP)
     os.kill(victim.guard, signal.SIGKILL)
     eventually(lambda: len(victim.left()) == 2)  # the daemon, tagged: counted twice
@@ -121,7 +121,7 @@ def test_the_leftovers_of_a_killed_guard_and_owner_are_swept_and_named(owner):
 
 
 def test_a_sweep_takes_descendants_without_the_tag_and_waits_for_the_guard(owner):
-    victim = owner("bare-daemon")
+    victim = owner("bare-daemon", mode="sweepable")
     os.kill(victim.guard, signal.SIGSTOP)  # a guard that does not do its work
     assert len(victim.left()) == 5  # guard and server, tagged, are counted twice
     victim.end(signal.SIGKILL)

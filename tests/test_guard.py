@@ -212,7 +212,8 @@ def test_an_interrupt_while_leaving_shortens_the_grace(start, mark):
 
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), start("ignore-term", "daemon", grace_s=60):  # noqa: PT012
+        process = start("ignore-term", "daemon", grace_s=60)
+        with pytest.raises(KeyboardInterrupt), process:  # noqa: PT012
             prepared(start)
             began = time.monotonic()
             signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -220,6 +221,7 @@ def test_an_interrupt_while_leaving_shortens_the_grace(start, mark):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert time.monotonic() - began < 30
+    assert process.guard_status == 0  # it did the work, and was not killed itself
     assert tagged(mark) == []
 
 

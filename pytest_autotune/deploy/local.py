@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _PORTS_TRIED = 4
+_TELLING_S = 0.5  # a probe with less time than this is cut short by the deadline, and tells nothing else
 _PROBE_S = 5.0  # longest wait for one health or model page while a server starts
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5  # between two probes
 _HOPELESS = frozenset({400, 401, 403, 405, 422})  # answers that waiting does not change
@@ -110,20 +111,22 @@ class LocalServer:
 
     def _await(self, what: str, probe: Callable[[float], str | None], *, limit_s: float, setting: str) -> None:
         """Call `probe` with the seconds left until it has nothing to complain about."""
-        deadline, pause_s, complaint = time.monotonic() + limit_s, _FIRST_PAUSE_S, "not asked yet"
+        deadline, pause_s, complaint = time.monotonic() + limit_s, _FIRST_PAUSE_S, ""
         while (left_s := deadline - time.monotonic()) > 0:
             if self.process.wait(min(pause_s, left_s)):
                 raise _NotReady(None)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+            left_s = max(deadline - time.monotonic(), 0.001)
             try:
-                found = probe(max(deadline - time.monotonic(), 0.001))
+                found = probe(left_s)
             except ControlError as error:
                 if error.status in _HOPELESS:
                     raise _NotReady(Cause(CauseKind.WRONG_SERVER, str(error))) from error
                 found = f"{error.operation}: {error.problem}"
             if found is None:
                 return
-            complaint = found
+            if left_s >= _TELLING_S or not complaint:
+                complaint = found
         if self.process.wait(0):
             raise _NotReady(None)
         message = f"no {what} within {limit_s:g} s ({setting}): {complaint}; see {self._log.path}"
@@ -164,7 +167,7 @@ class LocalServer:
         )
 
 
-class _NotReady(Exception):  # noqa: N818 - never leaves this module
+class _NotReady(Exception):
     """A server will not become ready; without a cause it has exited, and is classified once all its output is there."""
 
     def __init__(self, cause: Cause | None, *, another_port: bool = False) -> None:
