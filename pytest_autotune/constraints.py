@@ -90,9 +90,6 @@ class Constraint:
         except (ValueError, ArithmeticError) as error:
             raise ValueError(f"constraint {self.text!r}: {error}") from error
 
-    def __str__(self) -> str:
-        return self.text
-
 
 class _Parser:
     """Recursive descent over the tokens of one constraint."""
@@ -180,7 +177,9 @@ class _Parser:
     def _product(self) -> Evaluate:
         return self._left_associative(_MULTIPLY, self._unary)
 
-    def _left_associative(self, signs: Mapping[str, Callable[[Any, Any], Any]], operand: Callable[[], Evaluate]) -> Evaluate:
+    def _left_associative(
+        self, signs: Mapping[str, Callable[[Any, Any], Any]], operand: Callable[[], Evaluate]
+    ) -> Evaluate:
         first = operand()
         rest: list[tuple[Callable[[Any, Any], Any], Evaluate]] = []
         while (sign := self._peek()) in signs:
@@ -234,7 +233,9 @@ class _Parser:
         function = _FUNCTIONS[name]
         items = self._items(")")
         if (len(items) != 1) if name == "abs" else (len(items) < 2):
-            raise ValueError(f"{name}() takes {'one value' if name == 'abs' else 'two or more values'}, not {len(items)}")
+            raise ValueError(
+                f"{name}() takes {'one value' if name == 'abs' else 'two or more values'}, not {len(items)}"
+            )
         return lambda values: function(*[_number(item(values)) for item in items])
 
     def _items(self, end: str) -> list[Evaluate]:

@@ -42,8 +42,8 @@ def read_mapping(value: Any, *, keys: Sequence[str] = ()) -> Mapping[str, Value]
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
-    """Return the problem of an unknown key: its nearest valid spelling, else all of them."""
-    return f"unknown key {key!r}{nearest(key, allowed) or '; allowed: ' + ', '.join(allowed)}"
+    """Return the problem of an unknown key (its place names it): the nearest valid spelling, else all of them."""
+    return f"unknown key{nearest(key, allowed) or '; allowed: ' + ', '.join(allowed)}"
 
 
 def read_setting_name(name: str) -> str:
@@ -205,8 +205,8 @@ SuiteName = Annotated[str, as_written(_read_suite_name), WithJsonSchema({"type":
 Identifier = Annotated[str, as_written(_read_identifier), WithJsonSchema({"type": "string", "pattern": IDENTIFIER})]
 Url = Annotated[str, as_written(read_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/]"})]
 Flag = Annotated[bool, as_written(read_flag)]
-Count = Annotated[int, as_written(units.count), Field(ge=0)]
-PositiveCount = Annotated[int, as_written(_read_positive_count), Field(ge=1)]
+Count = Annotated[int, as_written(units.count), Field(ge=0), WithJsonSchema({"type": "integer", "minimum": 0})]
+PositiveCount = Annotated[int, as_written(_read_positive_count), Field(ge=1), WithJsonSchema(_LEVEL)]
 Duration = Annotated[
     float, as_written(units.duration), Field(ge=0), WithJsonSchema({"anyOf": [_DURATION, {"const": 0}]})
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pytest_autotune import units
 from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
-from pytest_autotune.problems import Collector, Problem, Problems
+from pytest_autotune.problems import Collector
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Choice, Float, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
@@ -51,7 +51,7 @@ def _read_parameter(name: str, value: Any) -> Parameter:
         read_mapping(value, keys=(form, *_FORMS[form]))
         if form == "choice":
             collector = Collector()
-            choice = collector.read(("choice",), _read_choice, name, value["choice"])
+            choice: Choice = collector.read(("choice",), _read_choice, name, value["choice"])
             collector.finish()
             return choice
         return _read_range(name, value, whole=form == "int")
@@ -133,9 +133,13 @@ def read_metric(name: str) -> tuple[str, str | None]:
     family, dot, statistic = name.partition(".")
     if family in LATENCIES:
         if not dot:
-            raise ValueError(f"{name!r} is a distribution; add a statistic: {family}.p90, {family}.p99 or {family}.mean")
+            raise ValueError(
+                f"{name!r} is a distribution; add a statistic: {family}.p90, {family}.p99 or {family}.mean"
+            )
         if not _STATISTIC.fullmatch(statistic):
-            raise ValueError(f"{name!r} has no statistic {statistic!r}; allowed: mean and p1 to p99.999, e.g. {family}.p90")
+            raise ValueError(
+                f"{name!r} has no statistic {statistic!r}; allowed: mean and p1 to p99.999, e.g. {family}.p90"
+            )
         return family, statistic
     if family in plain:
         if dot:
@@ -193,6 +197,8 @@ def _read_bound(family: str, value: Any) -> float:
         return seconds
     if family == "error_rate":
         return units.percentage(value)
+    if isinstance(value, str):
+        raise ValueError(f"{show(value)} is not a number; rates are numbers per second without a unit, e.g. 100")
     return _read_above_zero(value)
 
 
@@ -216,7 +222,9 @@ def read_objective(value: Any, *, also: Sequence[str] = ()) -> tuple[str, str]:
         raise ValueError(f"{show(value)} is not an objective{hint}; write 'maximize METRIC' or 'minimize METRIC'")
     direction, metric = words
     if direction not in directions:
-        raise ValueError(f"{direction!r} is not a direction{nearest(direction, directions)}; write maximize or minimize")
+        raise ValueError(
+            f"{direction!r} is not a direction{nearest(direction, directions)}; write maximize or minimize"
+        )
     if metric in also:
         return direction, metric
     family, _ = read_metric(metric)
@@ -264,7 +272,13 @@ def _limit_schema(bound: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _range_schema(form: str, number: Mapping[str, Any]) -> dict[str, Any]:
-    bounds = {"type": "array", "items": number, "minItems": 2, "maxItems": 2, "description": "Lowest and highest value."}
+    bounds = {
+        "type": "array",
+        "items": number,
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "Lowest and highest value.",
+    }
     return _object(
         {
             form: bounds,
@@ -276,16 +290,13 @@ def _range_schema(form: str, number: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-_LATENCY_SCHEMA = _limit_schema({"type": "string", "pattern": units.DURATION, "examples": ["500ms", "2s"]})
-_SHARE_SCHEMA = _limit_schema(
-    {
-        "anyOf": [
-            {"type": "string", "pattern": units.PERCENTAGE, "examples": ["1%"]},
-            {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-        ]
-    }
-)
-_RATE_SCHEMA = _limit_schema({"type": "number", "exclusiveMinimum": 0, "description": "Per second."})
+_SHARE = [{"type": "string", "pattern": units.PERCENTAGE}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
+DEFINITIONS: dict[str, Any] = {  # `$defs` that the schemas below refer to
+    "LatencyLimit": _limit_schema({"type": "string", "pattern": units.DURATION, "examples": ["500ms", "2s"]}),
+    "ShareLimit": _limit_schema({"anyOf": _SHARE, "examples": ["1%"]}),
+    "RateLimit": _limit_schema({"type": "number", "exclusiveMinimum": 0, "examples": [100]}),
+}
+_LATENCY_SCHEMA, _SHARE_SCHEMA, _RATE_SCHEMA = ({"$ref": f"#/$defs/{name}"} for name in DEFINITIONS)
 _VALUES_SCHEMA = {"type": "array", "minItems": 1, "uniqueItems": True}
 
 PARAMETERS_SCHEMA: dict[str, Any] = {
@@ -303,9 +314,14 @@ PARAMETERS_SCHEMA: dict[str, Any] = {
 CONSTRAINTS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 SLO_SCHEMA: dict[str, Any] = _object(
     {
-        "steepness": {"type": "number", "exclusiveMinimum": 0, "default": 0.1, "description": "Of the penalty of a soft miss."},
+        "steepness": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "default": 0.1,
+            "description": "Of the penalty of a soft miss.",
+        },
         "error_rate": _SHARE_SCHEMA,
-        **{rate: _RATE_SCHEMA for rate in sorted(_floors())},
+        **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
         **{f"{latency}.{statistic}": _LATENCY_SCHEMA for latency in LATENCIES for statistic in _COMMON_STATISTICS},
     },
     patternProperties={rf"^({'|'.join(LATENCIES)})\.p[0-9]{{1,2}}(\.[0-9]{{1,3}})?$": _LATENCY_SCHEMA},

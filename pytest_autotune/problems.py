@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Where = tuple[str | int, ...]  # keys and indexes that lead to a value: ("slo", "ttft.p90", "max")
 
@@ -52,6 +52,13 @@ class Collector:
         """Raise `Problems` when anything was wrong."""
         if self.found:
             raise Problems(self.found)
+
+
+def line_of(where: Where, lines: Mapping[Where, int]) -> int | None:
+    """Return the line of a place, or of the nearest that encloses it; None when `lines` knows neither."""
+    while where and where not in lines:
+        where = where[:-1]
+    return lines.get(where)
 
 
 def dotted(where: Where) -> str:

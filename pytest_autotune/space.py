@@ -121,9 +121,9 @@ def grid_points(parameter: Parameter) -> tuple[Value, ...]:
     if isinstance(parameter, Integer):
         if parameter.levels is None:
             return tuple(range(parameter.low, parameter.high + 1, parameter.step or 1))
-        return tuple(dict.fromkeys(round(point) for point in _spread(parameter, number)))
+        return tuple(sorted({round(point) for point in _spread(parameter, number)}))
     if parameter.step is None:
-        return tuple(dict.fromkeys(_spread(parameter, number)))
+        return tuple(sorted(set(_spread(parameter, number))))
     # Decimal keeps 0.85 + 2 * 0.05 at 0.95, which a user can read and a server can be told.
     low, step = _exact(parameter.low), _exact(parameter.step)
     return tuple(float(low + index * step) for index in range(number))
@@ -169,7 +169,8 @@ def _spread(parameter: Integer | Float, number: int) -> Iterator[float]:
             point = low * (1 - share) + high * share
             gap = high / (number - 1) - low / (number - 1)
         # Rounded to a thousandth of the gap: 0.883 instead of 0.8833333333333333.
-        yield round(point, max(0, 3 - math.floor(math.log10(gap)))) if gap > 0 else point
+        rounded = round(point, max(0, 3 - math.floor(math.log10(gap)))) if gap > 0 else point
+        yield min(high, max(low, rounded))  # floating point may leave a tiny range
     yield high
 
 

@@ -37,7 +37,9 @@ class Store:
     def migrate(self) -> None:
         """Create or upgrade the schema; the controller calls it before any worker opens the store."""
 
-    def begin_run(self, run_id: str, *, started_at: datetime, environment: Mapping[str, Any], arguments: Sequence[str]) -> None: ...
+    def begin_run(
+        self, run_id: str, *, started_at: datetime, environment: Mapping[str, Any], arguments: Sequence[str]
+    ) -> None: ...
 
     def end_run(self, run_id: str, *, outcome: str) -> None: ...
 
@@ -46,7 +48,16 @@ class Store:
 
     def claim(self, run_id: str, study: str, slot: str, *, owner: str, fresh: bool, choose: Any) -> Claim: ...
 
-    def record_deployment(self, trial: int, *, argv: Sequence[str], effective: Mapping[str, Value], gpus: int, deploy_s: float, server_log: str) -> None: ...
+    def record_deployment(
+        self,
+        trial: int,
+        *,
+        argv: Sequence[str],
+        effective: Mapping[str, Value],
+        gpus: int,
+        deploy_s: float,
+        server_log: str,
+    ) -> None: ...
 
     def record_batch(self, trial: int, batch: BatchRecord, samples: Sequence[Sample]) -> None: ...
 

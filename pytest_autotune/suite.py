@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation
 
@@ -29,9 +29,12 @@ from pytest_autotune.fields import (
     Url,
 )
 from pytest_autotune.masking import mask, mask_arguments, mask_environment
-from pytest_autotune.problems import Where, dotted
+from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Configuration, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 
 class Block(BaseModel):
@@ -120,25 +123,31 @@ class Plain(Block):
         examples=["vllm", "sim", "command", "endpoint"],
     )
     model: Text | None = Field(
-        default=None, description="Model to serve: a name on a hub or a path.", examples=["meta-llama/Llama-3.1-8B-Instruct"]
+        default=None,
+        description="Model to serve: a name on a hub or a path.",
+        examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
     deploy: Identifier = Field(
         default="local", description="How servers are run: local, endpoint, or a deployer that a plugin adds."
     )
     description: AnyText = Field(default="", description="What the suite is for.")
     fixed: Fixed = Field(
-        default_factory=dict, description="Settings that are the same for all configurations.", examples=[{"max-model-len": 4096}]
+        default_factory=dict,
+        description="Settings that are the same for all configurations.",
+        examples=[{"max-model-len": 4096}],
     )
     env: Env = Field(default_factory=dict, description="Environment variables of the server.")
     engine_python: Text | None = Field(default=None, description="Python interpreter of the engine's own environment.")
     command: Command = Field(
         default=(),
-        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {python} "
-        "(engine_python), {flags} (all settings that are not named, as flags) or {<name of a setting>}. A list, or one line that is split but never given to a shell.",
+        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {flags} "
+        "(all settings as flags) or {<name of a setting>}. A list, or one line; never given to a shell.",
         examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
     )
     url: Url | None = Field(
-        default=None, description="engine: endpoint: base URL of the running server.", examples=["http://127.0.0.1:8000"]
+        default=None,
+        description="engine: endpoint: base URL of the running server.",
+        examples=["http://127.0.0.1:8000"],
     )
     model_name: Text | None = Field(
         default=None, description="engine: endpoint or command: the name that the server lists, when it cannot be set."
@@ -201,7 +210,19 @@ class Suite(Plain):
         """
         content = self.model_dump(
             mode="json",
-            include={"engine", "model", "deploy", "fixed", "env", "engine_python", "command", "url", "model_name", "gpus", "load"},
+            include={
+                "engine",
+                "model",
+                "deploy",
+                "fixed",
+                "env",
+                "engine_python",
+                "command",
+                "url",
+                "model_name",
+                "gpus",
+                "load",
+            },
         )
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -209,11 +230,8 @@ class Suite(Plain):
     def error(self, problem: str, *where: str | int) -> SuiteError:
         """Return the error for a problem at a place of the file: ``suite.error("unknown flag", "fixed", "tp")``."""
         path = None if self.path == Path() else self.path
-        place = tuple(where)
-        while place and place not in self.lines:
-            place = place[:-1]
         prefix = f"{dotted(where)}: " if where else ""
-        return SuiteError(f"{prefix}{problem}", path=path, line=self.lines.get(place))
+        return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
 
 
 def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
@@ -21,6 +20,7 @@ from pytest_autotune.suite import Block, LoadBlock, Objective, Plain, SearchBloc
 from pytest_autotune.yaml_source import Source, read_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
 LARGEST_GRID = 100_000  # combinations before constraints
@@ -37,9 +37,8 @@ _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
 
 def _objective(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, Objective):
-        return value
-    direction, metric = notation.read_objective(value, also=info.context["metrics"])
+    metrics = info.context["metrics"] if info.context else ()
+    direction, metric = notation.read_objective(value, also=metrics)
     return Objective.model_validate({"direction": direction, "metric": metric})
 
 
@@ -60,7 +59,7 @@ class SuiteFile(Plain):
         description="Conditions that a configuration must meet to be tried.",
         examples=[["max-num-batched-tokens >= max-num-seqs"]],
     )
-    slo: Annotated[Limits, PlainValidator(notation.read_limits), WithJsonSchema(notation.SLO_SCHEMA)] = Field(
+    slo: Annotated[Limits, PlainValidator(notation.read_limits), WithJsonSchema({"type": "object"})] = Field(
         default=Limits(()), description="Limits that every batch must keep. Without error_rate, 1% is its limit."
     )
     objective: Annotated[Objective, BeforeValidator(_objective), WithJsonSchema(notation.OBJECTIVE_SCHEMA)] = Field(
@@ -140,10 +139,8 @@ def _translate(error: ValidationError) -> list[Problem]:
             allowed = _choices(where)
             hint = nearest(str(found["input"]), allowed)
             collector.note(where, f"{show(found['input'])} is not one of {', '.join(allowed)}{hint}")
-        elif kind == "model_type":
+        else:  # "model_type": a block that is something else
             collector.note(where, f"{show(found['input'])} is not a mapping of keys to values")
-        else:
-            collector.note(where, f"{show(found['input'])}: {found['msg'].lower()}")
     return collector.found
 
 
@@ -168,7 +165,9 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
     if file.url is not None:
         collector.note(("url",), "only an endpoint has a url; remove it or write engine: endpoint")
     if file.engine in _NEED_MODEL and file.model is None:
-        collector.note(("engine",), f"{file.engine!r} needs model: a name or path, e.g. meta-llama/Llama-3.1-8B-Instruct")
+        collector.note(
+            ("engine",), f"{file.engine!r} needs model: a name or path, e.g. meta-llama/Llama-3.1-8B-Instruct"
+        )
     if file.engine == "command" and not file.command:
         collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
     if file.engine in _NEED_MODEL and file.command:
@@ -178,7 +177,10 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
 def _check_names(file: SuiteFile, collector: Collector) -> None:
     """Refuse settings that stand twice (``-`` and ``_`` are the same to engines), or that are not the user's."""
     seen: dict[str, str] = {}
-    for block, names in (("parameters", [parameter.name for parameter in file.parameters]), ("fixed", list(file.fixed))):
+    for block, names in (
+        ("parameters", [parameter.name for parameter in file.parameters]),
+        ("fixed", list(file.fixed)),
+    ):
         for name in names:
             plain = name.replace("_", "-")
             if plain in seen:
@@ -213,7 +215,9 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
             collector.note(("command",), f"has neither {{{name}}} nor {{flags}}, so that setting would have no effect")
 
 
-def _read_constraints(file: SuiteFile, known_flags: Collection[str] | None, collector: Collector) -> tuple[Constraint, ...]:
+def _read_constraints(
+    file: SuiteFile, known_flags: Collection[str] | None, collector: Collector
+) -> tuple[Constraint, ...]:
     own = frozenset((*(parameter.name for parameter in file.parameters), *file.fixed))
     constraints = []
     for index, text in enumerate(file.constraints):
@@ -229,7 +233,9 @@ def _read_constraints(file: SuiteFile, known_flags: Collection[str] | None, coll
                     collector.note(where, f"unknown name {name!r} (did you mean {typo!r}?)")
             elif name not in known_flags:
                 hint = nearest(name, (*own, *known_flags))
-                collector.note(where, f"unknown name {name!r}{hint}; write a parameter, a fixed setting or an engine flag")
+                collector.note(
+                    where, f"unknown name {name!r}{hint}; write a parameter, a fixed setting or an engine flag"
+                )
     return tuple(constraints)
 
 

@@ -66,7 +66,9 @@ def percentage(value: Any, *, most: float | None = 1.0) -> float:
         if value < 0:
             raise ValueError(f"{show(value)} is negative; {_PERCENTAGE_HELP}")
         if most is not None and value >= 1:
-            raise ValueError(f"{show(value)} is not a share below 1 (did you mean '{show(value)}%'?); {_PERCENTAGE_HELP}")
+            raise ValueError(
+                f"{show(value)} is not a share below 1 (did you mean '{show(value)}%'?); {_PERCENTAGE_HELP}"
+            )
         return _finite(value, value)
     number, unit = _split(value)
     if isinstance(value, str) and re.fullmatch(r"\s*-[0-9].*", value, re.DOTALL):
@@ -84,7 +86,7 @@ def size(value: Any) -> int:
     if _is_number(value):
         if value == 0:
             return 0
-        raise ValueError(f"{show(value)} has no unit; write '{show(value)}MB', '{show(value)}GiB', ...")
+        raise ValueError(f"{show(value)} has no unit; write '{show(value)}MB' or '{show(value)}GiB'")
     number, unit = _split(value)
     if number is None or unit not in _BYTES:
         raise ValueError(f"{show(value)} is not a size{_did_you_mean(value, _size_word)}; {_SIZE_HELP}")

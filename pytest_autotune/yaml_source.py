@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.problems import Where, dotted
+from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _LARGEST = 1_000_000  # bytes; suites are written by hand
@@ -32,9 +32,7 @@ class Source:
 
     def line(self, where: Where) -> int:
         """Return the line of the key or item that `where` leads to, or of what encloses it."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
+        return line_of(where, self.lines) or 1
 
 
 def read_yaml(path: Path) -> Source:
@@ -85,17 +83,17 @@ def _compose(text: str, path: Path) -> Any:
             warnings.simplefilter("ignore")  # an anchor that is used twice is valid YAML
             return yaml.compose(text)
     except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SuiteError(f"not valid YAML: character {show(chr(error.character))}", path=path, line=line) from None
+        line_of_character = text.count("\n", 0, error.position) + 1
+        raise SuiteError(
+            f"not valid YAML: character {show(chr(error.character))}", path=path, line=line_of_character
+        ) from None
     except MarkedYAMLError as error:
         unclosed = "quoted scalar" in str(error.context) and error.context_mark is not None
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        line = None if mark is None else mark.line + 1
+        line = None if mark is None else int(mark.line) + 1
         raise SuiteError(f"not valid YAML: {_explain(error, text)}", path=path, line=line) from None
-    except YAMLError as error:
-        raise SuiteError(f"not valid YAML: {_one_line(error)}", path=path) from None
-    except Exception as error:
-        # The parser leaks what its internals raise on malformed text: IndexError, ValueError, AttributeError, ...
+    except (YAMLError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The parser lets through what its internals raise, e.g. for "\U00110000" or %YAML 1.0.
         raise SuiteError(f"not valid YAML: {_one_line(error) or type(error).__name__}", path=path) from error
 
 
@@ -168,7 +166,9 @@ class _Reader:
             here = (*where, key)
             line = key_node.start_mark.line + 1
             if key in own:
-                raise self._error(f"key {show(key)} is written twice, first in line {self.lines[here]}", key_node, where)
+                raise self._error(
+                    f"key {show(key)} is written twice, first in line {self.lines[here]}", key_node, where
+                )
             self.lines[here] = line
             own[key] = self.read(value_node, here)
         return {**merged, **own}
