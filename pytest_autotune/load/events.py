@@ -11,7 +11,6 @@ _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)"\s*:\s*"((?:
 _TEXT_FIELDS = ("content", "text", "reasoning_content", "reasoning")
 _FIELDS = (b":", b"data", b"event", b"id", b"retry")
 _LONGEST_EVENT = 4 * 1024 * 1024  # bytes; what is longer without an end is no event stream
-_QUOTE = ord('"')
 
 
 class EventStream:
@@ -22,13 +21,13 @@ class EventStream:
     fragment which completed it.
 
     Nearly all events of a stream differ in their text alone. After one of them was parsed as JSON,
-    an event with the same bytes around a text is taken to carry tokens too, unparsed; all others
+    an event with the same bytes around a plain text is taken to carry tokens too, unparsed; all others
     are parsed. So the cost per token is a few comparisons, and no byte of an answer is kept.
     """
 
     __slots__ = (
+        "_after_text",
         "_buffer",
-        "_least",
         "_prefix",
         "_strange",
         "_suffix",
@@ -51,7 +50,7 @@ class EventStream:
         self._strange = False  # lines came that are no part of an event stream
         self._buffer = b""  # begin of an event that is not complete yet
         self._prefix = self._suffix = b"\0"  # of events that carry tokens; nothing matches yet
-        self._text_at = self._least = 0
+        self._text_at = self._after_text = 0  # where the text begins, from the front, and ends, from the back
 
     def feed(self, fragment: bytes, now_s: float) -> None:
         """Take the next bytes of the body, which arrived at `now_s`."""
@@ -62,7 +61,7 @@ class EventStream:
         stream = self._buffer + fragment if self._buffer else fragment
         begin = 0
         while found := _EVENT_END.search(stream, max(begin, searched)):
-            event = stream[begin : found.end()]
+            event = stream[begin : found.end()].lstrip(b"\r\n")  # the rest of a line end that was split
             begin = found.end()
             if self._carries_tokens(event) and event.count(b"\n") == 2:
                 self.arrivals.append(now_s)
@@ -94,12 +93,16 @@ class EventStream:
         return None if self.complete else "cut"
 
     def _carries_tokens(self, event: bytes) -> bool:
-        """Say whether an event is like the last one that was parsed and carried tokens."""
+        """Say whether an event is like the last one that was parsed and carried tokens, but for plain text.
+
+        The first quote after the begin of the text must be the one that ends it: else the text is
+        empty, or what lies between belongs to a damaged event.
+        """
         return (
             event.startswith(self._prefix)
             and event.endswith(self._suffix)
-            and len(event) >= self._least
-            and event[self._text_at] != _QUOTE
+            and event.find(b'"', self._text_at) == len(event) - self._after_text > self._text_at
+            and event.find(b"\\", self._text_at) < 0
         )
 
     def _parse(self, event: bytes, now_s: float) -> None:
@@ -155,7 +158,7 @@ class EventStream:
             return
         self._prefix, self._suffix = event[: match.start(1)], event[match.end(1) :]
         self._text_at = len(self._prefix)
-        self._least = len(self._prefix) + 1 + len(self._suffix)
+        self._after_text = len(self._suffix)
 
     def _fail(self, kind: str) -> None:
         if self.error is None:

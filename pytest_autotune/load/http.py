@@ -9,6 +9,7 @@ import socket
 from collections import Counter, deque
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +24,7 @@ from pytest_autotune.samples import Measurement, Sample
 from pytest_autotune.statistics import measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_autotune.load.generator import Target, Workload
     from pytest_autotune.samples import Level
@@ -33,7 +34,7 @@ REPORT_S = 1.0  # between two progress reports
 RAMP_S = 1.0  # at most this long, and at most half of the warm-up, are the first requests spread over
 BACKOFF_S = (0.05, 1.0)  # a stream pauses after a failure, twice as long after each further one, up to a limit
 _RECENT = 64  # requests whose median TTFT is reported while the batch runs
-_SPARE_FILES = 64  # open files that a batch needs beside its connections
+_SPARE_FILES = 32  # files that a batch may open beside its connections
 
 
 class HttpLoad:
@@ -67,7 +68,7 @@ class HttpLoad:
         """
         addresses = _resolve(target.url)
         batch = _Batch(addresses, level, workload, Requests(target, workload))
-        with _open_files(level.concurrency + _SPARE_FILES), _no_collection(), asyncio.Runner(debug=False) as runner:
+        with _open_files(level), _no_collection(), asyncio.Runner(debug=False) as runner:
             gone = runner.run(batch.run(died, on_progress))
         if gone:
             raise BenchmarkError(f"server died during {level}")
@@ -98,18 +99,16 @@ class _Batch:
         self._closes_s = self._opens_s + self._workload.duration_s
         streams = self._level.concurrency
         ramp_s = min(RAMP_S, self._workload.warmup_s / 2)
+        # Not a TaskGroup: it wraps what a callback raises, and raises a signal handler's SystemExit a second time.
+        tasks = [
+            asyncio.create_task(self._stream(self._begins_s + ramp_s * number / streams)) for number in range(streams)
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._stream(self._begins_s + ramp_s * number / streams))
-                    for number in range(streams)
-                ]
-                gone = await self._supervise(died, on_progress)
-                for task in tasks:
-                    task.cancel()
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the others are its echo
-        return gone
+            return await self._supervise(tasks, died, on_progress)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def measurement(self) -> Measurement:
         """Return what a batch that has run measured."""
@@ -198,7 +197,12 @@ class _Batch:
         if exchange.end_s >= self._closes_s and not self._awaited:
             self._settled.set()
 
-    async def _supervise(self, died: Callable[[], object | None], on_progress: Callable[[Progress], None]) -> bool:
+    async def _supervise(
+        self,
+        tasks: Sequence[asyncio.Task[None]],
+        died: Callable[[], object | None],
+        on_progress: Callable[[Progress], None],
+    ) -> bool:
         """Open and close the window on time, watch the server, report; return whether the server died."""
         phase: Literal["warm-up", "measure", "drain"] = "warm-up"
         report_s = self._begins_s
@@ -206,17 +210,20 @@ class _Batch:
             now_s = monotonic()
             if died() is not None:
                 return True
+            for task in tasks:
+                if task.done():
+                    task.result()  # a stream ends by a defect only
             if phase == "warm-up" and now_s >= self._opens_s:
-                phase = "measure"
+                phase, report_s = "measure", now_s
                 self._pulse.start()
             if phase == "measure" and now_s >= self._closes_s:
-                phase = "drain"
+                phase, report_s = "drain", now_s
             if phase == "drain" and not self._awaited:
                 self._pulse.stop()
                 return False
             if now_s >= report_s:
                 on_progress(self._progress(phase, now_s))
-                report_s += REPORT_S
+                report_s = now_s + REPORT_S
             edges = {"warm-up": self._opens_s, "measure": self._closes_s, "drain": now_s + POLL_S}
             try:
                 async with asyncio.timeout_at(min(now_s + POLL_S, edges[phase])):
@@ -264,13 +271,14 @@ def _resolve(url: str) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def _open_files(needed: int) -> Iterator[None]:
-    """Allow this process `needed` open files for a while."""
+def _open_files(level: Level) -> Iterator[None]:
+    """Allow this process the open files that a level needs, for a while."""
+    needed = len(list(Path("/proc/self/fd").iterdir())) + level.concurrency + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise BenchmarkError(
-                f"a batch of {needed - _SPARE_FILES} streams needs {needed} open files and the limit is {hard}; "
+                f"{level} needs {needed} open files and the limit is {hard}; "
                 "raise it (ulimit -n) or lower the concurrency"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
