@@ -148,6 +148,7 @@ class Control:
                     response.begin()
                     status = response.status
                     body = response.read(_MOST_BYTES)
+                    _refuse_part(body, response.length)
         except TimeoutError:
             problem = f"no complete answer within {limit_s:.3g} s"
         except ConnectionRefusedError:
@@ -221,6 +222,11 @@ def _refuse_itself(connection: socket.socket) -> None:
     """Where nobody listens and the kernel picks the very same port for our end, TCP connects to itself."""
     if connection.getsockname() == connection.getpeername():
         raise ConnectionRefusedError
+
+
+def _refuse_part(body: bytes, missing: int | None) -> None:
+    if missing:  # the standard library checks this only where no size is given
+        raise http.client.IncompleteRead(body, missing)
 
 
 def _left(deadline: float) -> float:

@@ -32,12 +32,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == "/health":
+            if "no-health-page" in BEHAVIOUR:
+                return self.answer(404, {})
             if "hang" in BEHAVIOUR:
                 time.sleep(600)
             slow = "slow-start" in BEHAVIOUR and time.monotonic() - BORN < 1.0
             return self.answer(503 if slow or "never-healthy" in BEHAVIOUR else 200, {})
         name = "somebody-else" if "wrong-model" in BEHAVIOUR else MODEL
-        return self.answer(200, {"data": [] if "no-model" in BEHAVIOUR else [{"id": name}]})
+        names = [] if "no-model" in BEHAVIOUR else [name, "adapter"] if "two-models" in BEHAVIOUR else [name]
+        return self.answer(200, {"data": [{"id": each} for each in names]})
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -89,6 +92,7 @@ def keep_forking(number, _):
 
 def main():
     print("arguments", sys.argv[1:], flush=True)
+    print("environment", json.dumps(dict(os.environ)), flush=True)
     if "oom" in BEHAVIOUR:
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr)
         sys.exit(1)
@@ -110,6 +114,7 @@ def main():
         sys.exit(3)
     if "never-listen" in BEHAVIOUR:
         time.sleep(600)
+    print("prepared", flush=True)
     ThreadingHTTPServer.request_queue_size = 64
     try:
         server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)

@@ -25,15 +25,15 @@ class ScriptEngine:
     def __init__(self):
         self.addresses = []
 
-    def inspect(self, suite):
+    def inspect(self, _suite):
         return Installed()
 
-    def command(self, suite, configuration, address):
+    def command(self, _suite, configuration, address):
         self.addresses.append(address)
         argv = (sys.executable, "-S", str(SCRIPT), str(address.port), address.model_name)
         return Command((*argv, *configuration.get("behave", ())), {"FROM_ENGINE": "1"})
 
-    def gpus(self, suite, configuration):
+    def gpus(self, _suite, _configuration):
         return 0
 
     def classify(self, log, returncode):
@@ -56,6 +56,7 @@ def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=N
         env=env or {},
         model_name=model_name,
         url=url,
+        path=Path("chat.yaml"),
         timeouts=SimpleNamespace(start_s=start_s, ready_s=ready_s, stop_s=stop_s),
         load=SimpleNamespace(api="completions"),
     )
@@ -74,17 +75,20 @@ def make_launch(log, *behaviour, engine=None, owner=None, phases=None, **suite):
 
 def tagged(owner_part):
     """Return the pids of all processes, zombies aside, whose owner in the environment contains `owner_part`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            for line in environment.split(b"\0"):
-                if line.startswith(b"PYTEST_AUTOTUNE_OWNER=") and owner_part.encode() in line:
-                    found.append(int(entry.name))
-    return found
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+        for line in _environment(entry)
+        if line.startswith(b"PYTEST_AUTOTUNE_OWNER=") and owner_part.encode() in line
+    ]
+
+
+def _environment(entry):
+    try:
+        return (entry / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def eventually(condition, *, within_s=15.0):

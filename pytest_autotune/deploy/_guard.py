@@ -1,7 +1,7 @@
 """The guard: a process of its own that starts one server and outlives pytest by just enough to kill all of it.
 
 Run as ``python -I -S _guard.py <watch fd> <status fd> <grace s> <owner pid> <owner start> -- argv...``; standard
-library only, and no import of this package, because it must start in milliseconds and work whatever happens to the owner.
+library only, and no import of this package, because it must start in milliseconds whatever happens to the owner.
 
 * The guard is the *subreaper* of the server: whatever daemonises below it is re-parented to it, so
   "no children left" means that no process of the deployment is left anywhere.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.control import Control, ControlError
@@ -88,7 +89,9 @@ class _Watch:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         # Resolved once, because a name server may block.
-        self._family, _, _, _, self._address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        self._family: int = found[0][0]
+        self._address: tuple[Any, ...] = found[0][4]
         self._probe: socket.socket | None = None
         self._since = time.monotonic()
         self._failures = 0
@@ -97,13 +100,10 @@ class _Watch:
     def look(self) -> str | None:
         """Return why nobody is there, once enough connections in a row have failed."""
         now = time.monotonic()
-        if self._probe is None:
-            if now - self._since >= _REST_S or self._failures:
-                self._probe, self._since = socket.socket(self._family), now
-                self._probe.setblocking(False)
-                self._probe.connect_ex(self._address)
         if self._probe is not None:
             self._collect(self._probe, now)
+        elif now - self._since >= _REST_S or self._failures:
+            self._connect(now)
         return self._problem
 
     def close(self) -> None:
@@ -112,18 +112,26 @@ class _Watch:
             self._probe.close()
             self._probe = None
 
+    def _connect(self, now: float) -> None:
+        self._probe, self._since = socket.socket(self._family), now
+        self._probe.setblocking(False)
+        error = self._probe.connect_ex(self._address)
+        if error not in (0, errno.EINPROGRESS):
+            self._note(os.strerror(error))
+
     def _collect(self, probe: socket.socket, now: float) -> None:
         _, connected, _ = select.select([], [probe], [], 0)
-        if not connected and now - self._since < _CONNECT_S:
-            return
-        error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if connected:
+            error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._note(os.strerror(error) if error else None)
+        elif now - self._since >= _CONNECT_S:
+            self._note(f"no connection within {_CONNECT_S:g} s")
+
+    def _note(self, problem: str | None) -> None:
         self.close()
-        if connected and not error:
-            self._failures, self._problem = 0, None
-            return
-        self._failures += 1
-        if self._failures >= _FAILURES:
-            self._problem = os.strerror(error) if error else f"none within {_CONNECT_S:g} s"
+        self._failures = 0 if problem is None else self._failures + 1
+        if problem is None or self._failures >= _FAILURES:
+            self._problem = problem
 
 
 def _check_health(control: Control, path: str) -> None:

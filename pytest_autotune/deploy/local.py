@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _PORTS_TRIED = 4
+_TELLING_S = 0.5  # a probe with less time than this is cut short by the deadline, and tells nothing else
 _PROBE_S = 5.0  # longest wait for one health or model page while a server starts
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5  # between two probes
 _HOPELESS = frozenset({400, 401, 403, 405, 422})  # answers that waiting does not change
@@ -110,20 +111,22 @@ class LocalServer:
 
     def _await(self, what: str, probe: Callable[[float], str | None], *, limit_s: float, setting: str) -> None:
         """Call `probe` with the seconds left until it has nothing to complain about."""
-        deadline, pause_s, complaint = time.monotonic() + limit_s, _FIRST_PAUSE_S, "not asked yet"
+        deadline, pause_s, complaint = time.monotonic() + limit_s, _FIRST_PAUSE_S, ""
         while (left_s := deadline - time.monotonic()) > 0:
             if self.process.wait(min(pause_s, left_s)):
                 raise _NotReady(None)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+            left_s = max(deadline - time.monotonic(), 0.001)
             try:
-                found = probe(max(deadline - time.monotonic(), 0.001))
+                found = probe(left_s)
             except ControlError as error:
                 if error.status in _HOPELESS:
                     raise _NotReady(Cause(CauseKind.WRONG_SERVER, str(error))) from error
                 found = f"{error.operation}: {error.problem}"
             if found is None:
                 return
-            complaint = found
+            if left_s >= _TELLING_S or not complaint:
+                complaint = found
         if self.process.wait(0):
             raise _NotReady(None)
         message = f"no {what} within {limit_s:g} s ({setting}): {complaint}; see {self._log.path}"
@@ -133,8 +136,10 @@ class LocalServer:
         raise _NotReady(replace(cause, message=f"{cause.message} ({message})"))
 
     def _healthy(self, left_s: float) -> str | None:
+        if not self._listening():
+            return f"nothing listens on port {self._address.port}"
         replace(self._control, timeout_s=min(left_s, _PROBE_S)).health(self._launch.engine.abilities.health)
-        return self._listener_problem()
+        return None
 
     def _generating(self, left_s: float) -> str | None:
         names = replace(self._control, timeout_s=min(left_s, _PROBE_S)).models()
@@ -145,25 +150,24 @@ class LocalServer:
         if not names:
             return "it lists no model yet"
         self._control.generate(self.model_name, 2, api=self._launch.suite.load.api, timeout_s=left_s)
-        return self._listener_problem()
+        return None if self._listening() else f"nothing listens on port {self._address.port} any more"
 
-    def _listener_problem(self) -> str | None:
-        """Make sure that whoever listens on our port is a process of ours."""
-        listening = set(ports.listeners(self._address.port))
-        ours = ports.sockets_of(self.process.pids())
+    def _listening(self) -> bool:
+        """Say whether a process of ours listens on our port; a stranger there is not even asked."""
+        for _ in range(2):  # a process that is forked while we look may be missed once
+            listening = set(ports.listeners(self._address.port))
+            strange = listening - ports.sockets_of(self.process.pids()) if listening else listening
+            if not strange:
+                return bool(listening)
         if self.process.wait(0):
             raise _NotReady(None)
-        if listening - ours:
-            raise _NotReady(
-                Cause(
-                    CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"
-                ),
-                another_port=True,
-            )
-        return None if listening else f"none of its processes listens on port {self._address.port}"
+        raise _NotReady(
+            Cause(CauseKind.WRONG_SERVER, f"port {self._address.port} is served by a process that we did not start"),
+            another_port=True,
+        )
 
 
-class _NotReady(Exception):  # noqa: N818 - never leaves this module
+class _NotReady(Exception):
     """A server will not become ready; without a cause it has exited, and is classified once all its output is there."""
 
     def __init__(self, cause: Cause | None, *, another_port: bool = False) -> None:
