@@ -27,7 +27,9 @@ EAGER_LAUNCH_S = 250e-6  # per layer: without CUDA graphs the CPU launches every
 CONTEXT_BYTES = 350 * MIB  # CUDA context and libraries
 COMMUNICATOR_BYTES = 450 * MIB  # NCCL buffers, with tensor parallelism only
 GRAPH_BYTES = 6 * MIB  # one captured batch size
-SAMPLER_BUFFERS = 8  # vocabulary-sized float32 buffers per sequence: logits, probabilities, sort keys and indices
+SAMPLER_BUFFERS = (
+    12  # vocabulary-sized float32 buffers per sequence: logits, probabilities, and keys and indices of a sort, twice
+)
 
 PAGE_CACHE_BYTES_S = 10e9  # weights are read from a warm page cache
 

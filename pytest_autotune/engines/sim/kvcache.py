@@ -33,20 +33,21 @@ class KvCache:
         self.prefix_caching = prefix_caching
         self.queried_tokens = 0
         self.hit_tokens = 0
-        self._holders = [0] * blocks
+        self._holders: dict[int, int] = {}  # block -> sequences that hold it
         self._hash_of: dict[int, int] = {}
         self._block_of: dict[int, int] = {}
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
+        self._used = 0  # blocks from here on were never taken: a small model has millions, listing them takes a second
+        self._released: OrderedDict[int, None] = OrderedDict()
 
     @property
     def free(self) -> int:
         """Blocks without a holder."""
-        return len(self._free)
+        return self.capacity - self._used + len(self._released)
 
     @property
     def usage(self) -> float:
         """Share of the blocks that sequences hold."""
-        return 1.0 - len(self._free) / self.capacity
+        return 1.0 - self.free / self.capacity
 
     def extend_hashes(self, pages: Pages, tokens: Sequence[int]) -> None:
         """Hash the blocks that `tokens` fill, each together with all before it."""
@@ -69,9 +70,9 @@ class KvCache:
             block = self._block_of.get(digest)
             if block is None:
                 break
-            if not self._holders[block]:
-                del self._free[block]
-            self._holders[block] += 1
+            if block not in self._holders:
+                del self._released[block]
+            self._holders[block] = self._holders.get(block, 0) + 1
             pages.blocks.append(block)
         pages.stored = len(pages.blocks)
         found = len(pages.blocks) * self.block_size
@@ -83,13 +84,10 @@ class KvCache:
         missing = -(-tokens // self.block_size) - len(pages.blocks)
         if missing <= 0:
             return True
-        if missing > len(self._free):
+        if missing > self.free:
             return False
         for _ in range(missing):
-            block, _ = self._free.popitem(last=False)
-            digest = self._hash_of.pop(block, None)
-            if digest is not None:
-                del self._block_of[digest]
+            block = self._take()
             self._holders[block] = 1
             pages.blocks.append(block)
         return True
@@ -106,16 +104,29 @@ class KvCache:
     def release(self, pages: Pages) -> None:
         """Let go of all blocks; the last ones are reused first, since prefixes are worth more."""
         for block in reversed(pages.blocks):
-            self._holders[block] -= 1
-            if not self._holders[block]:
-                self._free[block] = None
+            if self._holders[block] > 1:
+                self._holders[block] -= 1
+            else:
+                del self._holders[block]
+                self._released[block] = None
         pages.blocks.clear()
         pages.stored = 0
 
     def reset(self) -> bool:
         """Forget all cached contents; return False, doing nothing, while a sequence holds blocks."""
-        if len(self._free) < self.capacity:
+        if self._holders:
             return False
         self._hash_of.clear()
         self._block_of.clear()
         return True
+
+    def _take(self) -> int:
+        """Return a block without holders, one that was never used if there is one, else the oldest."""
+        if self._used < self.capacity:
+            self._used += 1
+            return self._used - 1
+        block, _ = self._released.popitem(last=False)
+        digest = self._hash_of.pop(block, None)
+        if digest is not None:
+            del self._block_of[digest]
+        return block
