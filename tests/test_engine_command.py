@@ -13,7 +13,7 @@ from pytest_autotune.engines.command import CommandEngine
 from pytest_autotune.engines.endpoint import EndpointEngine, listed_model
 from pytest_autotune.engines.engine import Address, CauseKind
 from pytest_autotune.errors import MissingRequirement, SuiteError
-from pytest_autotune.space import Choice, Space
+from pytest_autotune.space import Space
 from pytest_autotune.suite import Suite, load_suite
 
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")

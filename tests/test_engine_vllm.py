@@ -608,9 +608,14 @@ def test_settings_that_the_engine_would_refuse_are_told_at_collection(given, sai
 
 def test_an_unknown_flag_is_told_with_file_and_line(tmp_path):
     file = tmp_path / "chat.yaml"
-    file.write_text("name: chat\nengine: vllm\nmodel: o/m\nslo: {ttft.p90: 1s}\nparameters:\n  dtype: [auto]\n  max-num-seq: [1, 2]\n")
+    file.write_text(
+        "name: chat\nengine: vllm\nmodel: o/m\nslo: {ttft.p90: 1s}\nparameters:\n  dtype: [auto]\n  max-num-seq: [1, 2]\n"
+    )
     (error,) = unknown_flags(load_suite(file), Installed("0.32.0", FLAGS))
-    assert str(error) == f"{file}:7: parameters.max-num-seq: vllm 0.32.0 has no flag 'max-num-seq' (did you mean 'max-num-seqs'?)"
+    assert (
+        str(error)
+        == f"{file}:7: parameters.max-num-seq: vllm 0.32.0 has no flag 'max-num-seq' (did you mean 'max-num-seqs'?)"
+    )
 
 
 def test_nothing_is_checked_against_an_engine_that_does_not_tell_its_flags():

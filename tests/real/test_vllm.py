@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +31,9 @@ PYTHON = os.environ.get("PYTEST_AUTOTUNE_VLLM_PYTHON", "")
 SUITE = HERE.parents[1] / "suites" / "vllm_cpu.yaml"
 
 PROMPT_TOKENS, OUTPUT_TOKENS, CONCURRENCY = 64, 32, 2
-REPETITIONS, WINDOW_S, WARMUP_REQUESTS = 5, 6.0, 4
+WINDOW_S, WARMUP_REQUESTS = 4.0, 4
+PAIRS, ATTEMPTS = 5, 12
+LAG_S = 0.02  # woken later than this once in a hundred times, a client cannot tell milliseconds
 
 pytestmark = [
     pytest.mark.real_engine,
@@ -135,25 +138,35 @@ def test_a_build_for_cpus_takes_no_gpus(suite, engine):
 
 
 def test_an_impossible_configuration_is_infeasible(launch):
-    with pytest.raises(Infeasible) as raised, LocalDeployer().deploy(launch({"max-num-batched-tokens": 4, "max-num-seqs": 8})):
+    with (
+        pytest.raises(Infeasible) as raised,
+        LocalDeployer().deploy(launch({"max-num-batched-tokens": 4, "max-num-seqs": 8})),
+    ):
         pytest.fail("it started")
     assert raised.value.cause.kind is CauseKind.BAD_ARGUMENT
     assert "max_num_batched_tokens (4) must be greater than or equal to max_num_seqs (8)" in raised.value.reason
 
 
 def test_our_load_generator_agrees_with_vllms_own(server, model, tmp_path, record_property):
-    """Medians of interleaved runs, since a shared machine drifts from one run to the next."""
-    ours, theirs = [], []
-    prompts = WARMUP_REQUESTS + 16
-    for repetition in range(REPETITIONS):
-        measured = our_means(server, seed=repetition)
-        prompts = max(prompts, round(measured["requests"]))
-        ours.append(measured)
-        theirs.append(their_means(server, model, tmp_path / f"{repetition}.json", prompts=prompts, seed=repetition))
-    for metric in ("ttft", "tpot"):
-        our_ms, their_ms = (statistics.median(run[metric] for run in runs) for runs in (ours, theirs))
-        record_property(f"{metric}_ms", [round(our_ms, 2), round(their_ms, 2)])
-        assert abs(our_ms - their_ms) <= max(3.0, 0.1 * their_ms), (metric, ours, theirs)
+    """Mean TTFT and TPOT within 10 % or 3 ms: medians of interleaved runs, since a machine drifts.
+
+    A pair during which somebody else took the processor says nothing about either client, and does not count.
+    """
+    pairs = []
+    for attempt in range(ATTEMPTS):
+        ours = our_means(server, seed=attempt)
+        prompts = max(ours["requests"], 10 * CONCURRENCY)
+        theirs = their_means(server, model, tmp_path / f"{attempt}.json", prompts=prompts, seed=attempt)
+        if not ours["disturbed"] and not theirs["disturbed"]:
+            pairs.append((ours, theirs))
+        if len(pairs) == PAIRS:
+            break
+    else:
+        pytest.skip(f"the machine is too busy: {len(pairs)} undisturbed pairs of {ATTEMPTS}, and {PAIRS} are needed")
+    for metric in ("ttft_ms", "tpot_ms"):
+        our_ms, their_ms = (statistics.median(run[metric] for run in runs) for runs in zip(*pairs, strict=True))
+        record_property(metric, [round(our_ms, 2), round(their_ms, 2)])
+        assert abs(our_ms - their_ms) <= max(3.0, 0.1 * their_ms), (metric, pairs)
 
 
 def our_means(server, *, seed):
@@ -167,10 +180,10 @@ def our_means(server, *, seed):
     assert measurement.errors == {}
     metrics = summarise(measurement.samples, measurement.window_s, gpus=0, request_limits={})
     return {
-        "ttft": 1e3 * metrics["ttft.mean"],
-        "tpot": 1e3 * metrics["tpot.mean"],
-        "requests": metrics["requests"],
-        "saturated": measurement.client.saturated,
+        "ttft_ms": 1e3 * metrics["ttft.mean"],
+        "tpot_ms": 1e3 * metrics["tpot.mean"],
+        "requests": round(metrics["requests"]),
+        "disturbed": measurement.client.lag_p99_s > LAG_S,
     }
 
 
@@ -191,7 +204,22 @@ def their_means(server, model, result, *, prompts, seed):
     }
     argv = [PYTHON, HERE / "bench_serve.py", "--ignore-eos", "--save-result", "--disable-tqdm"]
     argv += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    subprocess.run(argv, check=True, capture_output=True, timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    with subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    ) as bench:
+        lags = sorted(lag_until(lambda: bench.poll() is not None))
+    assert bench.returncode == 0
     told = json.loads(result.read_text())
     assert told["completed"] == prompts
-    return {"ttft": told["mean_ttft_ms"], "tpot": told["mean_tpot_ms"]}
+    disturbed = lags[int(0.99 * len(lags))] > LAG_S
+    return {"ttft_ms": told["mean_ttft_ms"], "tpot_ms": told["mean_tpot_ms"], "disturbed": disturbed}
+
+
+def lag_until(done, pause_s=0.01):
+    """Say how late this process, which wants nothing but to wake up, is woken."""
+    lags = []
+    while not done():
+        due = time.monotonic() + pause_s
+        time.sleep(pause_s)
+        lags.append(time.monotonic() - due)
+    return lags
