@@ -13,10 +13,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from enum import StrEnum
     from pathlib import Path
+
+
+class ClassifiedCause(Protocol):
+    """What a deployment error tells about its cause: the engines' `Cause`, seen from below them."""
+
+    @property
+    def kind(self) -> StrEnum:
+        """The kind of failure; its value is what the store keeps."""
+
+    @property
+    def message(self) -> str:
+        """One line about it."""
 
 
 class AutotuneError(Exception):
@@ -42,12 +55,16 @@ class MissingRequirement(AutotuneError):
 
 
 class DeployError(AutotuneError):
-    """A server did not become usable, or died, for a reason that is not its configuration."""
+    """A server did not become usable, or died, for a reason that is not its configuration.
 
-    def __init__(self, reason: str, *, log_tail: str = "") -> None:
+    `cause` is None when no server was ever started.
+    """
+
+    def __init__(self, reason: str, *, log_tail: str = "", cause: ClassifiedCause | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.log_tail = log_tail
+        self.cause = cause
 
 
 class Infeasible(DeployError):

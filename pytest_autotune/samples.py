@@ -39,6 +39,7 @@ class Sample:
     output_tokens: int
     gaps_s: tuple[float, ...] = ()  # between arrivals that carried tokens: inter-token latencies
     error: str | None = None  # kind of failure ("timeout", "http-503", "reset", ...); None when it succeeded
+    id: str = ""  # the x-request-id it carried: finds the request in the server's log
 
     @property
     def ttft_s(self) -> float | None:
@@ -60,10 +61,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ClientHealth:
-    """How well the load generator kept up during one batch.
+    """How well the load generator kept up, from the opening of the window to the last measured answer.
 
-    `lag_*` is how late its event loop ran a timer; `send_*` the time from a request being due to
-    its last byte being handed to the kernel.
+    `lag_*` is how late its event loop ran a timer; `send_*` the time from a request being due (and
+    its connection open) to its last byte being handed to the kernel.
     """
 
     lag_p99_s: float
@@ -75,11 +76,16 @@ class ClientHealth:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Everything a load generator hands back for one batch."""
+    """Everything a load generator hands back for one batch.
+
+    `samples` are all requests that were in flight at some time inside the window: those sent
+    during warm-up carry tokens that arrived inside it, those that ended after it were waited for.
+    `statistics.measured` says which of them count as requests of the batch.
+    """
 
     level: Level
-    samples: tuple[Sample, ...]  # requests that ended inside the window, failed ones included
+    samples: tuple[Sample, ...]  # in flight at some time inside the window, failed ones included
     window_s: float  # length of the measurement window
-    warmup_requests: int
+    warmup_requests: int  # ended before the window opened; in no other figure
     client: ClientHealth
-    errors: Mapping[str, int]  # kind -> count, inside the window
+    errors: Mapping[str, int]  # kind -> count among the measured requests

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+from pytest_autotune.constraints import Constraint as Constraint  # noqa: PLC0414, TC001  # belongs here for users
+from pytest_autotune.spelling import show
 
 Value = Any  # a JSON value: None, bool, int, float, str, list or dict of them
 Configuration = Mapping[str, Value]  # parameter name -> value; only overrides, never engine defaults
+
+ENUMERABLE = 64  # whole numbers of an Integer that a grid takes without being told `step` or `levels`
+
+_FAITHFUL = re.compile(r"[A-Za-z0-9_.-]{1,40}")  # text that a label repeats as it is
+_LONGEST_LABEL = 160  # characters; a label also names a directory, whose name may have 255 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +60,6 @@ Parameter = Choice | Integer | Float
 
 
 @dataclass(frozen=True, slots=True)
-class Constraint:
-    """A condition over parameters, e.g. ``max-num-batched-tokens >= max-num-seqs``; never `eval`-ed."""
-
-    text: str
-
-    def holds(self, values: Mapping[str, Value]) -> bool:
-        """Evaluate over `values`; a constraint naming something that `values` lacks holds."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
 class Space:
     """The parameters of a suite with the constraints between them."""
 
@@ -64,19 +67,153 @@ class Space:
     constraints: tuple[Constraint, ...] = ()
 
     def grid(self, fixed: Mapping[str, Value]) -> Iterator[Configuration]:
-        """Yield every allowed configuration, last parameter fastest; constraints also see `fixed`."""
-        raise NotImplementedError
+        """Yield every allowed configuration, last parameter fastest; constraints also see `fixed`.
+
+        Lazy, without duplicates; a space without parameters has one configuration, the empty one.
+        Raises `ValueError` for a parameter that cannot be enumerated (see `grid_points`).
+        """
+        names = [parameter.name for parameter in self.parameters]
+        for values in itertools.product(*(grid_points(parameter) for parameter in self.parameters)):
+            configuration = dict(zip(names, values, strict=True))
+            if self.allows(configuration, fixed):
+                yield configuration
 
     def allows(self, configuration: Configuration, fixed: Mapping[str, Value]) -> bool:
-        """Say whether every constraint holds."""
-        raise NotImplementedError
+        """Say whether every constraint holds; raises `ValueError` when one cannot be evaluated."""
+        if not self.constraints:
+            return True
+        values = {**fixed, **configuration}
+        return all(constraint.holds(values) for constraint in self.constraints)
+
+    def size(self) -> int:
+        """Return how many combinations the grid has before constraints, without building any.
+
+        An upper bound where rounding makes grid points of a whole number coincide.
+        """
+        return math.prod(grid_size(parameter) for parameter in self.parameters)
+
+
+def grid_size(parameter: Parameter) -> int:
+    """Return the number of grid points of a parameter; raises `ValueError` as `grid_points` does."""
+    if isinstance(parameter, Choice):
+        return len(parameter.values)
+    if parameter.levels is not None:
+        return parameter.levels
+    if parameter.step is not None:
+        return int((_exact(parameter.high) - _exact(parameter.low)) / _exact(parameter.step)) + 1
+    if isinstance(parameter, Float):
+        raise ValueError(f"{parameter.name!r} has no grid; give grid: N or step:")
+    whole = parameter.high - parameter.low + 1
+    if whole > ENUMERABLE:
+        raise ValueError(f"{parameter.name!r} has {whole} values, too many for a grid; give grid: N or step:")
+    return whole
+
+
+def grid_points(parameter: Parameter) -> tuple[Value, ...]:
+    """Return the values that a grid tries, ascending (choices in the order of the file), without duplicates.
+
+    Raises `ValueError` for a `Float` without `step` and `levels`, and for an `Integer` without
+    them that has more than `ENUMERABLE` values.
+    """
+    number = grid_size(parameter)
+    if isinstance(parameter, Choice):
+        return tuple({_json(value): value for value in parameter.values}.values())
+    if isinstance(parameter, Integer):
+        if parameter.levels is None:
+            return tuple(range(parameter.low, parameter.high + 1, parameter.step or 1))
+        return tuple(sorted({round(point) for point in _spread(parameter, number)}))
+    if parameter.step is None:
+        return tuple(sorted(set(_spread(parameter, number))))
+    # Decimal keeps 0.85 + 2 * 0.05 at 0.95, which a user can read and a server can be told.
+    low, step = _exact(parameter.low), _exact(parameter.step)
+    return tuple(float(low + index * step) for index in range(number))
 
 
 def canonical(configuration: Configuration) -> str:
-    """Return the configuration as canonical JSON (sorted keys, no spaces): its identity."""
-    raise NotImplementedError
+    """Return the configuration as canonical JSON (sorted keys, no spaces): its identity.
+
+    Raises `ValueError` for anything that is not JSON, not-a-number and infinity included.
+    """
+    return _json(dict(configuration))
 
 
 def label(configuration: Configuration) -> str:
-    """Return a readable node id, e.g. ``tp:4-max-num-seqs:256``; ``defaults`` for the empty one."""
-    raise NotImplementedError
+    """Return a readable node id, e.g. ``tp:4-max-num-seqs:256``; ``defaults`` for the empty one.
+
+    Only letters, digits and ``_ . - : +``, so it can stand in a node id, in ``-k`` and in a file
+    name. Parameters come in the order of the mapping. Configurations of one space (the same
+    names) with different content have different labels: what cannot be written as it is (other
+    characters, text that looks like a number, lists) ends in ``+`` and a hash of its JSON, and so
+    does a label that would be too long.
+    """
+    if not configuration:
+        return "defaults"
+    text = "-".join(f"{_name_label(name)}:{_value_label(value)}" for name, value in configuration.items())
+    if len(text) <= _LONGEST_LABEL:
+        return text
+    return f"{text[: _LONGEST_LABEL - 17]}+{_digest(canonical(configuration), 16)}"
+
+
+def _spread(parameter: Integer | Float, number: int) -> Iterator[float]:
+    """Yield `number` points from low to high, both included, evenly or by a constant ratio."""
+    low, high = float(parameter.low), float(parameter.high)
+    yield low
+    if low == high or number == 1:
+        return
+    for index in range(1, number - 1):
+        share = index / (number - 1)
+        if parameter.log:
+            point = math.exp(math.log(low) * (1 - share) + math.log(high) * share)
+            gap = point * math.expm1(min(1.0, (math.log(high) - math.log(low)) / (number - 1)))
+        else:
+            point = low * (1 - share) + high * share
+            gap = high / (number - 1) - low / (number - 1)
+        # Rounded to a thousandth of the gap: 0.883 instead of 0.8833333333333333.
+        rounded = round(point, max(0, 3 - math.floor(math.log10(gap)))) if gap > 0 else point
+        yield min(high, max(low, rounded))  # floating point may leave a tiny range
+    yield high
+
+
+def _exact(value: float) -> Decimal:
+    return Decimal(repr(value))
+
+
+def _json(value: Value) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"{show(value)} is not a JSON value: {error}") from error
+
+
+def _name_label(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_.-]+", name) else _hashed(name)
+
+
+def _value_label(value: Value) -> str:
+    if isinstance(value, str):
+        return value if _FAITHFUL.fullmatch(value) and not _reads_as_other(value) else _hashed(value)
+    if value is None or isinstance(value, bool):
+        return _json(value)
+    if isinstance(value, int | float):
+        return _json(value).replace("e+", "e")
+    return _hashed(value)
+
+
+def _reads_as_other(text: str) -> bool:
+    """Say whether text in a label would be taken for a number, true, false or null."""
+    if text in ("true", "false", "null"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _hashed(value: Value) -> str:
+    slug = re.sub(r"[^A-Za-z0-9_]+", ".", value if isinstance(value, str) else _json(value)).strip(".")
+    return f"{slug[:24]}+{_digest(_json(value), 8)}"
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,14 +1,40 @@
-"""Pydantic models of a suite file, loading it, and errors that name file and line."""
+"""Pydantic models of a suite, loading one from a file, and what identifies it."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation
 
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.fields import (
+    AnyText,
+    Command,
+    Count,
+    Duration,
+    Env,
+    Fixed,
+    Flag,
+    Identifier,
+    Levels,
+    PositiveCount,
+    PositiveDuration,
+    SuiteName,
+    Text,
+    Url,
+)
+from pytest_autotune.masking import mask, mask_arguments, mask_environment
+from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
-from pytest_autotune.space import Space
+from pytest_autotune.space import Configuration, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 
 class Block(BaseModel):
@@ -20,33 +46,61 @@ class Block(BaseModel):
 class LoadBlock(Block):
     """`load:` what is sent, at which levels, for how long."""
 
-    prompt_tokens: int = Field(default=512, ge=1)
-    output_tokens: int = Field(default=128, ge=1)
-    concurrency: tuple[int, ...] = (1, 4, 16, 64)
-    duration_s: float = Field(default=30.0, alias="duration")
-    warmup_s: float = Field(default=5.0, alias="warmup")
-    max_requests: int | None = None
-    request_timeout_s: float = Field(default=120.0, alias="request_timeout")
-    api: Literal["completions", "chat"] = "completions"
-    seed: int = 0
+    prompt_tokens: PositiveCount = Field(default=512, description="Length of each prompt in tokens.")
+    output_tokens: PositiveCount = Field(default=128, description="Tokens that each request generates.")
+    concurrency: Levels = Field(
+        default=(1, 4, 16, 64),
+        description="Load levels: requests in flight at any time. One batch is measured for each.",
+        examples=[[1, 4, 16, 64], 8],
+    )
+    duration_s: PositiveDuration = Field(
+        default=30.0, alias="duration", description="How long each batch is measured, after its warm-up."
+    )
+    warmup_s: Duration = Field(
+        default=5.0, alias="warmup", description="How long each batch is loaded before it is measured."
+    )
+    max_requests: PositiveCount | None = Field(
+        default=None, description="End a batch early after so many finished requests."
+    )
+    request_timeout_s: PositiveDuration = Field(
+        default=120.0, alias="request_timeout", description="When an unanswered request counts as failed."
+    )
+    api: Literal["completions", "chat"] = Field(default="completions", description="Which OpenAI API is loaded.")
+    seed: Count = Field(default=0, description="Equal seeds send equal prompts.")
 
 
 class SearchBlock(Block):
     """`search:` how configurations are chosen."""
 
-    strategy: Literal["grid", "random", "tpe"] = "grid"
-    trials: int | None = Field(default=None, ge=1)  # grid: all; else 20
-    seed: int = 0
-    defaults: bool = True  # measure the engine's defaults (only `fixed`) first, as the reference
+    strategy: Literal["grid", "random", "tpe"] = Field(
+        default="grid", description="grid: every combination; random; tpe: learns from the trials so far."
+    )
+    trials: PositiveCount | None = Field(
+        default=None, description="At most so many trials. Default: all of a grid, else 20."
+    )
+    seed: Count = Field(default=0, description="Equal seeds choose equal configurations.")
+    defaults: Flag = Field(
+        default=True, description="Measure the engine's defaults (only `fixed`) first, as the reference."
+    )
 
 
 class TimeoutsBlock(Block):
     """`timeouts:` a deadline for each phase of a trial, in seconds (durations in the file)."""
 
-    start_s: float = Field(default=600.0, alias="start")  # launch -> health answers
-    ready_s: float = Field(default=300.0, alias="ready")  # health -> our model listed and one generation answered
-    batch_s: float | None = Field(default=None, alias="batch")  # default: warm-up + duration + request timeout + 30
-    stop_s: float = Field(default=20.0, alias="stop")  # SIGTERM -> SIGKILL
+    start_s: PositiveDuration = Field(
+        default=600.0, alias="start", description="From launch until the server's health answers."
+    )
+    ready_s: PositiveDuration = Field(
+        default=300.0, alias="ready", description="From health until the model is listed and has answered a request."
+    )
+    batch_s: PositiveDuration | None = Field(
+        default=None,
+        alias="batch",
+        description="For one batch. Default: warm-up + duration + request timeout + 30s.",
+    )
+    stop_s: PositiveDuration = Field(
+        default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
+    )
 
 
 class Objective(Block):
@@ -55,35 +109,139 @@ class Objective(Block):
     direction: Literal["maximize", "minimize"] = "maximize"
     metric: str = "output_throughput"
 
+    def __str__(self) -> str:
+        return f"{self.direction} {self.metric}"
 
-class Suite(Block):
+
+class Plain(Block):
+    """What a suite file and a suite have in common."""
+
+    name: SuiteName = Field(description="Names the suite in reports and files.", examples=["chat"])
+    engine: Identifier = Field(
+        description="Kind of model server: vllm, sim (embedded simulator), command (any OpenAI-compatible server "
+        "given as an argv template), endpoint (already running), or one that a plugin adds.",
+        examples=["vllm", "sim", "command", "endpoint"],
+    )
+    model: Text | None = Field(
+        default=None,
+        description="Model to serve: a name on a hub or a path.",
+        examples=["meta-llama/Llama-3.1-8B-Instruct"],
+    )
+    deploy: Identifier = Field(
+        default="local", description="How servers are run: local, endpoint, or a deployer that a plugin adds."
+    )
+    description: AnyText = Field(default="", description="What the suite is for.")
+    fixed: Fixed = Field(
+        default_factory=dict,
+        description="Settings that are the same for all configurations.",
+        examples=[{"max-model-len": 4096}],
+    )
+    env: Env = Field(default_factory=dict, description="Environment variables of the server.")
+    engine_python: Text | None = Field(default=None, description="Python interpreter of the engine's own environment.")
+    command: Command = Field(
+        default=(),
+        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {python} "
+        "(engine_python), {flags} (all settings that are not named, as flags) or {<name of a setting>}. A list, or "
+        "one line that is split but never given to a shell.",
+        examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
+    )
+    url: Url | None = Field(
+        default=None,
+        description="engine: endpoint: base URL of the running server.",
+        examples=["http://127.0.0.1:8000"],
+    )
+    model_name: Text | None = Field(
+        default=None, description="engine: endpoint or command: the name that the server lists, when it cannot be set."
+    )
+    gpus: Count | None = Field(
+        default=None, description="GPUs that one server takes, when the engine cannot tell from its settings."
+    )
+    load: LoadBlock = Field(default=LoadBlock(), description="What is sent, at which levels, for how long.")
+    objective: Objective = Objective()
+    search: SearchBlock = Field(default=SearchBlock(), description="How configurations are chosen.")
+    timeouts: TimeoutsBlock = Field(default=TimeoutsBlock(), description="A deadline for each phase of a trial.")
+
+
+class Suite(Plain):
     """One validated suite: what is tuned, on what, under which load and limits.
 
     One object travels from the file to the verdict; nothing copies it field by field.
     """
 
-    name: str
-    engine: str
-    model: str | None = None
-    deploy: Literal["local", "endpoint"] = "local"
-    description: str = ""
-    space: Space  # from `parameters:` and `constraints:`
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
-    engine_python: str | None = None  # interpreter of the engine's own environment
-    command: tuple[str, ...] = ()  # engine: command; argv template with {port}, {host}, {model}, {model_name}, {flags}, or {<parameter>}
-    url: str | None = None  # engine: endpoint; base URL of a server that is already running
-    model_name: str | None = None  # engine: endpoint or command: the name the server lists, when it cannot be set
-    gpus: int | None = None  # GPUs a server takes, when the engine cannot tell from its flags
-    load: LoadBlock = LoadBlock()
-    slo: tuple[Limit, ...] = ()
+    space: InstanceOf[Space] = Space(())  # from `parameters:` and `constraints:`
+    slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
-    objective: Objective = Objective()
-    search: SearchBlock = SearchBlock()
-    timeouts: TimeoutsBlock = TimeoutsBlock()
     path: Path = Field(default=Path(), exclude=True)
+    lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
+
+    def configurations(self) -> Iterator[Configuration]:
+        """Yield what a grid tries: first the engine's defaults if they are asked for, then every allowed combination.
+
+        Lazy, without duplicates. Raises `ValueError` when a parameter cannot be enumerated, which
+        `load_suite` rules out for the grid strategy.
+        """
+        if self.search.defaults and self.space.parameters:
+            yield {}
+        yield from self.space.grid(self.fixed)
+
+    def extra_metrics(self) -> tuple[str, ...]:
+        """Return the metrics with a statistic (``ttft.p90``) that limits and objective need, sorted."""
+        names = {self.objective.metric, *(limit.metric for limit in self.slo)}
+        return tuple(sorted(name for name in names if "." in name))
+
+    def document(self) -> dict[str, Any]:
+        """Return everything the suite says as JSON values in base units, with secrets masked."""
+        content = self.model_dump(mode="json", exclude={"space", "slo"})
+        content["parameters"] = [
+            {"kind": type(parameter).__name__.lower(), **dataclasses.asdict(parameter)}
+            for parameter in self.space.parameters
+        ]
+        content["constraints"] = [constraint.text for constraint in self.space.constraints]
+        content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
+        masked: dict[str, Any] = mask(content)
+        masked["env"] = mask_environment(self.env)
+        masked["command"] = list(mask_arguments(self.command))
+        return masked
+
+    def measurement_key(self) -> str:
+        """Return a SHA-256 over everything that changes what is measured, and nothing else.
+
+        Limits, objective, search and parameters are left out: with other limits the recorded
+        numbers still hold and are only judged anew.
+        """
+        content = self.model_dump(
+            mode="json",
+            include={
+                "engine",
+                "model",
+                "deploy",
+                "fixed",
+                "env",
+                "engine_python",
+                "command",
+                "url",
+                "model_name",
+                "gpus",
+                "load",
+            },
+        )
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def error(self, problem: str, *where: str | int) -> SuiteError:
+        """Return the error for a problem at a place of the file: ``suite.error("unknown flag", "fixed", "tp")``."""
+        path = None if self.path == Path() else self.path
+        prefix = f"{dotted(where)}: " if where else ""
+        return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
 
 
-def load_suite(path: Path) -> Suite:
-    """Read and validate a suite file; raise `SuiteError` naming file, line, value, what is allowed and the remedy."""
-    raise NotImplementedError
+def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:
+    """Read and validate a suite file; raise `SuiteError` naming file, line, value, what is allowed and the remedy.
+
+    A suite without a limit on `error_rate` gets one of 1 %. Constraints may name what the suite
+    does not set: with `known_flags` (of the installed engine) only those, without it anything
+    that is not an evident typo. `metrics` are objectives beyond the built-in ones.
+    """
+    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above
+
+    return read_suite(path, known_flags=known_flags, metrics=metrics)

@@ -49,6 +49,11 @@ FLAGS = {
             ("--compilation-config.cudagraph_mode", "FULL"),
             id="key-in-json",
         ),
+        pytest.param(
+            {"compilation_config.fast": True, "compilation_config.slow": False},
+            ("--compilation-config.fast", "true", "--compilation-config.slow", "false"),
+            id="switch-in-json",
+        ),
         pytest.param({"override": "--x y; rm"}, ("--override=--x y; rm",), id="leading-dash"),
         pytest.param({"override": -1}, ("--override=-1",), id="negative-number"),
         pytest.param({"override": ""}, ("--override", ""), id="empty-string"),

@@ -23,7 +23,7 @@ class Launch:
     engine: Engine
     configuration: Configuration
     log: Path  # the server's whole output goes here; the parent directory exists
-    owner: str  # "<run id>/<pid of pytest>": how leftovers of a dead run are recognised
+    owner: str  # of `leftovers.owner_id(run_id)`: how leftovers of a dead run are recognised
     on_phase: Callable[[str], None]  # called with "start", "ready" as the deployment enters each
 
 

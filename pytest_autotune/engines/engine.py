@@ -53,6 +53,7 @@ class Flag:
     boolean: bool = False
     negatable: bool = False  # understands --no-<name>
     many: bool = False  # takes a list of values
+    reserved: str = ""  # why a suite may not set it; empty when it may
 
 
 @dataclass(frozen=True, slots=True)

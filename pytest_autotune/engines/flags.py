@@ -45,15 +45,16 @@ def to_argv(settings: Mapping[str, Value], flags: Mapping[str, Flag] | None) -> 
 def _arguments(name: str, value: Value, flag: Flag | None) -> list[str]:
     if value is None:
         return []
-    if isinstance(value, bool):
+    if isinstance(value, bool) and "." not in name:  # a key inside a JSON value has no bare form
         if value:
             return [f"--{name}"]
         return [f"--no-{name}"] if flag is not None and flag.negatable else []
     if isinstance(value, list | tuple) and flag is not None and flag.many:
-        return [f"--{name}", *(_text(element) for element in value)] if value else []
-    text = _text(value)
+        return [f"--{name}", *(text_of(element) for element in value)] if value else []
+    text = text_of(value)
     return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
 
 
-def _text(value: Value) -> str:
+def text_of(value: Value) -> str:
+    """Return a value as one argv element: text as it is, anything else as compact JSON."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -67,4 +67,4 @@ class LoadGenerator(Protocol):
         died: Callable[[], object | None],
         on_progress: Callable[[Progress], None],
     ) -> Measurement:
-        """Load `target` at `level` and return every request that ended inside the window."""
+        """Load `target` at `level` and return every request that was in flight inside the window."""

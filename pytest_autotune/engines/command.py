@@ -1,0 +1,139 @@
+"""Any OpenAI-compatible server that a command line starts, given by the suite as an argv template."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_autotune.engines import causes, requirements
+from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
+from pytest_autotune.errors import MissingRequirement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_autotune.engines.engine import Address
+    from pytest_autotune.space import Configuration, Value
+    from pytest_autotune.suite import Suite
+
+FLAGS = "{flags}"
+_PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][\w.-]*)\}")  # ${NAME} is a variable of the environment
+_MODULE = re.compile(r"[A-Za-z_][\w.]*")
+_MODULE_MISSING = 3
+_FIND_MODULE = (
+    f"import importlib.util, sys; sys.exit({_MODULE_MISSING} if importlib.util.find_spec(sys.argv[1]) is None else 0)"
+)
+_LOOK_S = 30.0
+
+
+class CommandEngine:
+    """A server of unknown make: what it takes is what the suite's `command` says, and plain OpenAI."""
+
+    name = "command"
+    abilities = Abilities()
+
+    def inspect(self, suite: Suite) -> Installed:
+        """Look for the executable (and Python module), the model and GPUs."""
+        checks = [_missing_executable]
+        if _names(suite) & {"model"}:
+            checks.append(requirements.missing_model)
+        if self._needs_gpus(suite):
+            checks.append(requirements.missing_gpus)
+        missing: list[str] = []
+        for check in checks:
+            try:
+                problem = check(suite)
+            except MissingRequirement as error:
+                problem = str(error)
+            if problem is not None:
+                missing.append(problem)
+        return Installed(missing=tuple(dict.fromkeys(missing)))
+
+    def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
+        """Fill in the template; ``{flags}`` becomes every setting that no other element names."""
+        settings = merged(suite.fixed, configuration)
+        named = {flag_name(name) for name in _names(suite)}
+        given = {"host": address.host, "port": str(address.port), "model_name": address.model_name}
+        argv: list[str] = []
+        for element in suite.command:
+            if element == FLAGS:
+                argv += to_argv({name: value for name, value in settings.items() if name not in named}, None)
+            else:
+                argv.append(_filled(element, suite, settings=settings, given=given))
+        return Command((_executable(argv[0], suite), *argv[1:]), requirements.environment_of(suite))
+
+    def gpus(self, suite: Suite, configuration: Configuration) -> int:
+        """Return `suite.gpus`, else the product of the parallel sizes among the settings, 0 without any."""
+        if suite.gpus is not None:
+            return suite.gpus
+        settings = merged(suite.fixed, configuration)
+        return requirements.parallel_gpus(settings) if requirements.is_parallel(settings) else 0
+
+    def classify(self, log: str, returncode: int | None) -> Cause:
+        """Say why a server died or never became ready."""
+        return causes.classify(log, returncode)
+
+    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002 - the contract's name
+        """Return nothing: logs of unknown servers are not understood."""
+        return {}
+
+    def _needs_gpus(self, suite: Suite) -> bool:
+        names = [*suite.fixed, *(parameter.name for parameter in suite.space.parameters)]
+        return suite.gpus is not None or requirements.is_parallel(dict.fromkeys(names))
+
+
+def _names(suite: Suite) -> set[str]:
+    return {name for element in suite.command for name in _PLACEHOLDER.findall(element)}
+
+
+def _filled(element: str, suite: Suite, *, settings: Mapping[str, Value], given: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "python":
+            return requirements.interpreter_of(suite)
+        if name == "model":
+            return requirements.model_of(suite)
+        return given[name] if name in given else text_of(settings.get(flag_name(name)))
+
+    # Variables first: a value that happens to contain ${...} is no template.
+    return _PLACEHOLDER.sub(value, requirements.expand(element, key="command"))
+
+
+def _executable(named: str, suite: Suite) -> str:
+    """Return an executable as it is started: a relative path counts from the suite's file."""
+    path = Path(named).expanduser()
+    return str(path) if path.is_absolute() or "/" not in named else str((suite.path.parent / path).absolute())
+
+
+def _missing_executable(suite: Suite) -> str | None:
+    head = suite.command[0]
+    if set(_PLACEHOLDER.findall(head)) - {"python"}:
+        return None  # another one for each configuration
+    named = _filled(head, suite, settings={}, given={})
+    executable = _executable(named, suite)
+    if shutil.which(executable) is None:
+        return f"command: no such executable: {named}"
+    switch, module = (*suite.command[1:3], "", "")[:2]
+    if switch != "-m" or not _MODULE.fullmatch(module) or "python" not in Path(executable).name:
+        return None
+    return _missing_module(executable, module.partition(".")[0])
+
+
+def _missing_module(python: str, package: str) -> str | None:
+    try:
+        status = subprocess.run(
+            [python, "-c", _FIND_MODULE, package],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LOOK_S,
+            check=False,
+        ).returncode
+    except (subprocess.TimeoutExpired, OSError) as error:
+        return f"command: {python} does not run: {error}"
+    if status == _MODULE_MISSING:
+        return f"needs {package}: `pip install {package}`, or set engine_python: to a Python that has it"
+    return None if status == 0 else f"command: {python} does not run (exit status {status})"

@@ -1,0 +1,180 @@
+"""What a suite needs of this machine: variables, interpreters, models, GPUs, disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_autotune import hardware
+from pytest_autotune.engines.flags import flag_name, merged
+from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.space import Choice, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_autotune.space import Parameter, Value
+    from pytest_autotune.suite import Suite
+
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
+_BYTES_PER_PARAMETER = 0.5  # 4-bit weights: the least that a download can need
+_PARALLEL = (  # settings whose product is the number of GPUs, each in the spellings of vLLM and SGLang
+    ("tensor-parallel-size", "tp-size", "tp"),
+    ("pipeline-parallel-size", "pp-size", "pp"),
+    ("prefill-context-parallel-size",),
+    ("data-parallel-size-local", "data-parallel-size", "dp-size", "dp"),
+)
+
+
+def expand(text: str, *, key: str, environment: Mapping[str, str] | None = None) -> str:
+    """Replace ``${NAME}`` and ``${NAME:-default}`` in the value that a suite gives for `key`.
+
+    Raise `MissingRequirement` naming the variable when it is not set, or empty, and has no default.
+    """
+    variables = os.environ if environment is None else environment
+
+    def value(match: re.Match[str]) -> str:
+        found = variables.get(match["name"]) or match["default"]
+        if found is None:
+            raise MissingRequirement(f"set {match['name']} ({key}: {text})")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def environment_of(suite: Suite) -> dict[str, str]:
+    """Return what `suite.env` adds to the environment, with variables expanded."""
+    return {name: expand(value, key=f"env.{name}") for name, value in suite.env.items()}
+
+
+def interpreter_of(suite: Suite) -> str:
+    """Return the absolute path of the Python that has the engine: ``engine_python`` or our own.
+
+    A relative path counts from the suite's file; a bare name is looked up in ``PATH``. Raise
+    `MissingRequirement` when there is no such interpreter.
+    """
+    if suite.engine_python is None:
+        return sys.executable
+    named = os.path.expanduser(expand(suite.engine_python, key="engine_python"))  # noqa: PTH111 - not every name is a path
+    found = shutil.which(named) if os.sep not in named else shutil.which(suite.path.parent.absolute() / named)
+    if found is None:
+        raise MissingRequirement(f"engine_python: no such interpreter: {named}")
+    return os.path.abspath(found)  # noqa: PTH100 - not resolve(): a venv's python is a symlink out of it
+
+
+def model_of(suite: Suite) -> str:
+    """Return the model as the server is told it: an absolute path when it is local, else as it stands."""
+    if suite.model is None:
+        return ""
+    model = expand(suite.model, key="model")
+    return str(_local(model, suite)) if _is_local(model, suite) else model
+
+
+def missing_model(suite: Suite) -> str | None:
+    """Say why `suite.model` cannot be served from here, or return None.
+
+    A local model must hold a ``config.json``. A hub id must be in the local cache when the hub is
+    switched off (``HF_HUB_OFFLINE``); otherwise there must be room to download it.
+    """
+    if suite.model is None:
+        return "needs a model: say model: <directory or hub id>"
+    model = expand(suite.model, key="model")
+    if _is_local(model, suite):
+        path = _local(model, suite)
+        if path.is_file() or (path / "config.json").is_file():
+            return None
+        return f"model: no config.json in {path}" if path.is_dir() else f"model: no such directory: {path}"
+    return _missing_on_hub(model, {**os.environ, **environment_of(suite)})
+
+
+def _missing_on_hub(model: str, variables: Mapping[str, str]) -> str | None:
+    if not _HUB_ID.fullmatch(model):
+        return f"model: {model!r} is neither a directory nor a hub id like organisation/name"
+    cache = _hub_cache(variables)
+    snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
+    if any(snapshots.glob("*/config.json")):
+        return None
+    for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if variables.get(switch, "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return f"model: {model} is not in {cache}, and {switch} is set"
+    return missing_disk(cache, least_download(model), what=f"download {model}")
+
+
+def missing_disk(directory: Path, needed: int, *, what: str) -> str | None:
+    """Say that `directory` has fewer than `needed` bytes left to do `what`, or return None."""
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free >= needed:
+        return None
+    return f"needs {needed / 1e9:.0f} GB of disk in {directory} to {what}, {free / 1e9:.0f} GB are free"
+
+
+def least_download(model: str) -> int:
+    """Return the fewest bytes that a hub model can take, from the size in its name; 0 when it has none."""
+    sizes = [float(size) for size in _BILLIONS.findall(model.replace("-", " ").replace("_", " "))]
+    return int(max(sizes, default=0.0) * 1e9 * _BYTES_PER_PARAMETER)
+
+
+def parallel_gpus(settings: Mapping[str, Value]) -> int:
+    """Return how many GPUs a server with `settings` takes: the product of its parallel sizes."""
+    values = {flag_name(name): value for name, value in settings.items()}
+    product = 1
+    for spellings in _PARALLEL:
+        size = next((values[name] for name in spellings if name in values), None)
+        product *= size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1
+    return product
+
+
+def is_parallel(settings: Mapping[str, Value]) -> bool:
+    """Say whether any of `settings` is a parallel size."""
+    return any(flag_name(name) in spellings for name in settings for spellings in _PARALLEL)
+
+
+def most_gpus(suite: Suite) -> int:
+    """Return the most GPUs that any configuration of `suite` takes."""
+    if suite.gpus is not None:
+        return suite.gpus
+    parallel = tuple(parameter for parameter in suite.space.parameters if is_parallel({parameter.name: None}))
+    try:
+        configurations = list(Space(parallel, suite.space.constraints).grid(suite.fixed))
+    except ValueError:  # a range without grid points: at least its low end is tried
+        configurations = [{parameter.name: _least(parameter) for parameter in parallel}]
+    return max((parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations), default=1)
+
+
+def missing_gpus(suite: Suite) -> str | None:
+    """Say that this machine has fewer GPUs than some configuration of `suite` takes, or return None."""
+    needed = most_gpus(suite)
+    visible = {**os.environ, **environment_of(suite)}.get("CUDA_VISIBLE_DEVICES")
+    found = len(hardware.gpus(visible=visible))
+    if found >= needed:
+        return None
+    return f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {found or 'none'}"
+
+
+def _is_local(model: str, suite: Suite) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or _local(model, suite).is_dir()
+
+
+def _local(model: str, suite: Suite) -> Path:
+    return (suite.path.parent / Path(model).expanduser()).absolute()
+
+
+def _hub_cache(variables: Mapping[str, str]) -> Path:
+    """Return the cache of hub models by the rules of `huggingface_hub`, without importing it."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if variables.get(name):
+            return Path(variables[name]).expanduser()
+    caches = variables.get("XDG_CACHE_HOME") or "~/.cache"
+    home = variables.get("HF_HOME") or f"{caches}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _least(parameter: Parameter) -> Value:
+    return parameter.values[0] if isinstance(parameter, Choice) else parameter.low

@@ -1,0 +1,165 @@
+"""vLLM: settings to its API server's flags, what is installed, why it failed, what it says it runs with."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_autotune.engines import causes, requirements
+from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines.flags import flag_name, merged, to_argv
+from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
+from pytest_autotune.errors import MissingRequirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_autotune.engines.engine import Address, Flag
+    from pytest_autotune.space import Configuration, Value
+    from pytest_autotune.suite import Suite
+
+RESERVED = {
+    "model": "say model: at the top of the suite",
+    "served-model-name": "every deployment has a name of its own",
+    "host": "the deployment says where the server listens",
+    "port": "the deployment says where the server listens",
+    "uds": "the deployment says where the server listens",
+    "grpc": "the load is sent over HTTP",
+    "headless": "the load is sent over HTTP",
+    "config": "settings belong into the suite, where they are recorded",
+    "api-key": "the load generator sends none",
+    "hf-token": "secrets belong into the environment: env: {HF_TOKEN: ${HF_TOKEN}}",
+}
+_NON_DEFAULT = re.compile(r"non-default args: \{(?P<items>.*)\}\s*$", re.MULTILINE)
+_KEY = re.compile(r"\s*(?P<quote>['\"])(?P<name>\w+)(?P=quote):\s*")
+
+
+class VllmEngine:
+    """vLLM's OpenAI-compatible server, run by an interpreter that has vLLM installed."""
+
+    name = "vllm"
+    abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+
+    def __init__(self, *, cache_dir: Path | None = None) -> None:
+        self._cache_dir = cache_dir
+        self._asked: dict[tuple[str, tuple[tuple[str, str], ...]], Installation | MissingRequirement] = {}
+
+    def inspect(self, suite: Suite) -> Installed:
+        """Look for vLLM in the suite's interpreter, for its model and for GPUs.
+
+        The first look at an installation imports vLLM, which takes 5 to 20 s; the answer is kept on disk.
+        """
+        missing: list[str] = []
+        installation: Installation | None = None
+        try:
+            installation = self._installation(suite)
+        except MissingRequirement as error:
+            missing.append(str(error))
+        checks = [requirements.missing_model]
+        # A CPU build needs no GPU; without a vLLM, one GPU may turn out not to be needed.
+        if installation.device != "cpu" if installation else requirements.most_gpus(suite) > 1:
+            checks.append(requirements.missing_gpus)
+        for check in checks:
+            try:
+                problem = check(suite)
+            except MissingRequirement as error:
+                problem = str(error)
+            if problem is not None:
+                missing.append(problem)
+        told = tuple(dict.fromkeys(missing))
+        if installation is None:
+            return Installed(missing=told)
+        return Installed(installation.version, _with_reserved(installation.flags), told)
+
+    def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
+        """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same."""
+        argv = [
+            *(requirements.interpreter_of(suite), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", requirements.model_of(suite), "--served-model-name", address.model_name),
+            *("--host", address.host, "--port", str(address.port)),
+            *to_argv(merged(suite.fixed, configuration), self._installation(suite).flags),
+        ]
+        # Without the development mode there is no way to empty the prefix cache between batches.
+        return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
+
+    def gpus(self, suite: Suite, configuration: Configuration) -> int:
+        """Return the product of the parallel sizes; 0 on a build for CPUs."""
+        try:
+            device = self._installation(suite).device
+        except MissingRequirement:
+            device = ""
+        if device == "cpu":
+            return 0
+        return suite.gpus or requirements.parallel_gpus(merged(suite.fixed, configuration))
+
+    def classify(self, log: str, returncode: int | None) -> Cause:
+        """Say why a server died or never became ready."""
+        return causes.classify(log, returncode)
+
+    def effective(self, log: str) -> Mapping[str, Value]:
+        """Read back the settings that differ from vLLM's defaults, by the names of their flags.
+
+        A value that is not a plain one (a configuration object) is given as the text in the log.
+        """
+        found = _NON_DEFAULT.search(log)
+        if found is None:
+            return {}
+        settings = {flag_name(name): _plain(text) for name, text in _items(found["items"])}
+        return {name: value for name, value in settings.items() if name not in RESERVED and name != "model-tag"}
+
+    def _installation(self, suite: Suite) -> Installation:
+        python = requirements.interpreter_of(suite)
+        env = requirements.environment_of(suite)
+        key = (python, tuple(sorted(env.items())))
+        if key not in self._asked:
+            try:
+                self._asked[key] = find_installation(
+                    python, env=env, cache_dir=self._cache_dir or default_cache_dir()
+                ) or MissingRequirement("needs vLLM: `pip install vllm`, or set engine_python: to a Python that has it")
+            except MissingRequirement as error:
+                self._asked[key] = error
+        found = self._asked[key]
+        if isinstance(found, MissingRequirement):
+            raise found
+        return found
+
+
+def _with_reserved(flags: Mapping[str, Flag]) -> dict[str, Flag]:
+    return {name: replace(flag, reserved=RESERVED.get(name, "")) for name, flag in flags.items()}
+
+
+def _items(text: str) -> Iterator[tuple[str, str]]:
+    """Split the inside of a dictionary's repr into names and values, whatever objects are among the values."""
+    for part in _split(text):
+        if key := _KEY.match(part):
+            yield key["name"], part[key.end() :].strip()
+
+
+def _split(text: str) -> Iterator[str]:
+    """Split at commas that are in no bracket and no string."""
+    depth, quote, start, escaped = 0, "", 0, False
+    for at, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            yield text[start:at]
+            start = at + 1
+    yield text[start:]
+
+
+def _plain(text: str) -> Value:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple | set) else value

@@ -1,0 +1,126 @@
+"""What this machine is made of: GPUs, processor, memory; for preflight, cache keys and environment records."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU as its driver reports it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+def gpus(*, visible: str | None = None) -> tuple[Gpu, ...]:
+    """Return this machine's GPUs, in the driver's order; empty without a driver.
+
+    `visible` selects as ``CUDA_VISIBLE_DEVICES`` does; None selects all.
+    """
+    return select(_all_gpus(), visible)
+
+
+def select(found: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
+    """Choose GPUs by indices or beginnings of UUIDs, up to the first that does not exist, as CUDA does."""
+    if visible is None:
+        return found
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        gpu = next((gpu for gpu in found if entry == str(gpu.index) or _names(entry, gpu.uuid)), None)
+        if gpu is None:
+            break
+        chosen.append(gpu)
+    return tuple(chosen)
+
+
+def cpu_model() -> str:
+    """Return the processor's marketing name, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model\t")))
+    return next((name for name in named if name), platform.machine())
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_bytes() -> int:
+    """Return how much memory processes here may use: the machine's, or the control group's when that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return min(total, int(limit)) if limit.isdigit() else total
+    return total
+
+
+def describe() -> dict[str, Any]:
+    """Return everything above as JSON values, for environment records."""
+    return {
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "gpus": [asdict(gpu) for gpu in gpus()],
+        "kernel": platform.release(),
+    }
+
+
+def fingerprint() -> str:
+    """Return a short description that is equal on equal hardware, e.g. ``8x NVIDIA H100 80GB HBM3, 96 cores ...``.
+
+    Serial numbers and driver versions are not in it: results may be compared across equal machines.
+    """
+    names = [gpu.name for gpu in gpus()]
+    counted = [f"{names.count(name)}x {name}" for name in dict.fromkeys(names)]
+    return ", ".join([*counted, f"{cores()} cores {cpu_model()}", f"{memory_bytes() / 2**30:.0f} GiB"])
+
+
+@cache
+def _all_gpus() -> tuple[Gpu, ...]:
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return ()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:  # no driver, or one that is not running
+        return ()
+    try:
+        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except nvml.NVMLError_NotSupported:  # GPUs that share the host's memory have none of their own
+        memory = 0
+    return Gpu(
+        index=index,
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
+        memory_bytes=memory,
+        driver=nvml.nvmlSystemGetDriverVersion(),
+    )
+
+
+def _names(entry: str, uuid: str) -> bool:
+    return entry.startswith("GPU-") and uuid.startswith(entry)

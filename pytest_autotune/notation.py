@@ -1,0 +1,314 @@
+"""How parameters, limits and objectives are written in a suite file, turned into runtime values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pytest_autotune import units
+from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
+from pytest_autotune.problems import Collector
+from pytest_autotune.slo import Limit
+from pytest_autotune.space import Choice, Float, Integer, Parameter, Value, canonical
+from pytest_autotune.spelling import nearest, show
+from pytest_autotune.statistics import LATENCIES, PER_GPU, RATES, STATISTICS, parse_metric
+
+MOST_LEVELS = 10_000  # of one `grid:`
+
+_LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
+_FORMS = {"int": ("log", "grid", "step"), "float": ("log", "grid", "step"), "choice": ()}
+_FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
+
+
+class Limits(NamedTuple):
+    """What `slo:` says."""
+
+    limits: tuple[Limit, ...]
+    steepness: float | None = None
+
+
+def read_parameters(value: Any) -> tuple[Parameter, ...]:
+    """Read `parameters:`, one `Parameter` for each key."""
+    collector = Collector()
+    parameters = []
+    for name, written in read_mapping(value).items():
+        collector.read((name,), read_setting_name, name)
+        parameters.append(collector.read((name,), _read_parameter, name, written))
+    collector.finish()
+    return tuple(parameters)
+
+
+def _read_parameter(name: str, value: Any) -> Parameter:
+    if isinstance(value, Mapping):
+        form = next((form for form in _FORMS if form in value), None)
+        if form is None:
+            hint = nearest(next(iter(value)), _FORMS) if value else ""
+            raise ValueError(f"{show(value)} is neither a list nor a range{hint}; {_FORMS_HELP}")
+        read_mapping(value, keys=(form, *_FORMS[form]))
+        if form == "choice":
+            collector = Collector()
+            choice: Choice = collector.read(("choice",), _read_choice, name, value["choice"])
+            collector.finish()
+            return choice
+        return _read_range(name, value, whole=form == "int")
+    if value is None:
+        raise ValueError(f"has no values; {_FORMS_HELP}")
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is one value, not a list; move it to fixed: to set it without tuning it")
+    return _read_choice(name, value)
+
+
+def _read_choice(name: str, values: Any) -> Choice:
+    if not isinstance(values, list):
+        raise ValueError(f"{show(values)} is not a list of values")
+    if not values:
+        raise ValueError("an empty list leaves nothing to try; list values or remove the parameter")
+    collector = Collector()
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        identity = canonical({"": value})
+        if identity in seen:
+            collector.note((index,), f"{show(value)} is listed twice")
+        seen.add(identity)
+    collector.finish()
+    return Choice(name, tuple(values))
+
+
+def _read_range(name: str, value: Mapping[str, Value], *, whole: bool) -> Integer | Float:
+    collector = Collector()
+    form = "int" if whole else "float"
+    bounds = collector.read((form,), _read_bounds, value[form], whole=whole)
+    log = collector.read(("log",), read_flag, value.get("log", False))
+    levels = collector.read(("grid",), _read_levels, value["grid"]) if "grid" in value else None
+    step = collector.read(("step",), _read_step, value["step"], whole=whole) if "step" in value else None
+    if log and "step" in value:
+        collector.note(("log",), "a logarithmic range has no step; write grid: N instead of step:")
+    if "grid" in value and "step" in value:
+        collector.note(("step",), "give either grid: or step:, not both")
+    if log and bounds and bounds[0] <= 0:
+        collector.note((form,), f"a logarithmic range starts above 0, not at {show(bounds[0])}")
+    collector.finish()
+    low, high = bounds
+    if whole:
+        return Integer(name, low, high, log=log, step=step, levels=levels)
+    return Float(name, float(low), float(high), log=log, step=step, levels=levels)
+
+
+def _read_bounds(value: Any, *, whole: bool) -> tuple[float, float]:
+    kind = "whole numbers" if whole else "numbers"
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{show(value)} is not a range; write two {kind}: [low, high]")
+    for bound in value:
+        if isinstance(bound, bool) or not isinstance(bound, int if whole else int | float):
+            raise ValueError(f"{show(bound)} is not a {kind[:-1]}; write two {kind}: [low, high]")
+    low, high = value
+    if low > high:
+        raise ValueError(f"low {show(low)} is above high {show(high)}; write [{show(high)}, {show(low)}]")
+    return low, high
+
+
+def _read_levels(value: Any) -> int:
+    levels = units.count(value, least=2)
+    if levels > MOST_LEVELS:
+        raise ValueError(f"{levels} grid points are more than {MOST_LEVELS}; use fewer")
+    return levels
+
+
+def _read_step(value: Any, *, whole: bool) -> float:
+    if whole:
+        return units.count(value, least=1)
+    step = units.number(value)
+    if step <= 0:
+        raise ValueError(f"{show(value)} is not a step; write a number above 0")
+    return step
+
+
+def read_metric(name: str) -> tuple[str, str | None]:
+    """Split ``ttft.p90`` into family and statistic; raise `ValueError` with what is allowed and the nearest."""
+    if name in LATENCIES:
+        raise ValueError(f"{name!r} is a distribution; add a statistic: {name}.p90, {name}.p99 or {name}.mean")
+    return parse_metric(name)
+
+
+def read_limits(value: Any) -> Limits:
+    """Read `slo:`: a limit for each metric, and `steepness`; without an error rate, 1 % is the limit."""
+    collector = Collector()
+    limits: list[Limit] = []
+    steepness: float | None = None
+    for metric, written in read_mapping(value).items():
+        if metric == "steepness":
+            steepness = collector.read((metric,), _read_above_zero, written)
+        else:
+            limits.append(collector.read((metric,), _read_limit, metric, written))
+    collector.finish()
+    return Limits(tuple(limits), steepness)
+
+
+def _read_limit(metric: str, value: Any) -> Limit:
+    family, _ = read_metric(metric)
+    if not isinstance(value, Mapping):
+        return Limit(metric, _read_bound(family, value), floor=family in _floors())
+    read_mapping(value, keys=_LIMIT_KEYS)
+    sides = [side for side in ("max", "min") if side in value]
+    if len(sides) != 1:
+        usual = "min" if family in _floors() else "max"
+        raise ValueError(f"a limit has either max or min; write {{{usual}: ...}}")
+    collector = Collector()
+    bound = collector.read((sides[0],), _read_bound, family, value[sides[0]])
+    hard = collector.read(("hard_fail",), read_flag, value.get("hard_fail", True))
+    ratio = collector.read(("fail_ratio",), _read_ratio, value.get("fail_ratio", 0.0))
+    weight = collector.read(("weight",), _read_above_zero, value.get("weight", 1.0))
+    if hard is False and "fail_ratio" in value:
+        text = "says how far a hard limit may be missed, so it means nothing with hard_fail: false; remove one of them"
+        collector.note(("fail_ratio",), text)
+    collector.finish()
+    return Limit(metric, bound, floor=sides[0] == "min", hard_fail=hard, fail_ratio=ratio, weight=weight)
+
+
+def _floors() -> frozenset[str]:
+    """Metrics where more is better: a bare number is the least that is accepted."""
+    return frozenset((*RATES, *(rate + PER_GPU for rate in RATES), "requests"))
+
+
+def _read_bound(family: str, value: Any) -> float:
+    if family in LATENCIES:
+        seconds = units.duration(value)
+        if seconds <= 0:
+            raise ValueError(f"{show(value)} cannot be kept by any server; write a duration above 0, e.g. 500ms")
+        return seconds
+    if family == "error_rate":
+        return units.percentage(value)
+    if family == "failed":
+        return units.count(value)
+    if isinstance(value, str):
+        raise ValueError(f"{show(value)} is not a number; rates are numbers per second without a unit, e.g. 100")
+    return _read_above_zero(value)
+
+
+def _read_ratio(value: Any) -> float:
+    return units.percentage(value, most=None)
+
+
+def _read_above_zero(value: Any) -> float:
+    number = units.number(value)
+    if number <= 0:
+        raise ValueError(f"{show(value)} is not above 0")
+    return number
+
+
+def read_objective(value: Any, *, also: Sequence[str] = ()) -> tuple[str, str]:
+    """Split ``maximize output_throughput``; `also` are metrics beyond the built-in ones."""
+    directions = ("maximize", "minimize")
+    words = value.split() if isinstance(value, str) else []
+    if len(words) != 2:
+        hint = "" if len(words) != 1 or words[0] in directions else f" (did you mean 'maximize {words[0]}'?)"
+        raise ValueError(f"{show(value)} is not an objective{hint}; write 'maximize METRIC' or 'minimize METRIC'")
+    direction, metric = words
+    if direction not in directions:
+        raise ValueError(
+            f"{direction!r} is not a direction{nearest(direction, directions)}; write maximize or minimize"
+        )
+    if metric in also:
+        return direction, metric
+    family, _ = read_metric(metric)
+    if (direction == "maximize") is not (family in _floors()):
+        other = directions[direction == "maximize"]
+        raise ValueError(f"'{direction} {metric}' wants a worse server (did you mean '{other} {metric}'?)")
+    return direction, metric
+
+
+def read_conditions(value: Any) -> tuple[str, ...]:
+    """Read `constraints:` as a list of text; what the text means is read later, with the names of the suite."""
+    if isinstance(value, str):
+        raise ValueError(f"{show(value)} is not a list; write [{show(value)}]")
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is not a list of conditions")
+    collector = Collector()
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            collector.note((index,), f"{show(text)} is not a condition; put it in quotes")
+    collector.finish()
+    return tuple(value)
+
+
+def _object(properties: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False, **more}
+
+
+def _limit_schema(bound: Mapping[str, Any]) -> dict[str, Any]:
+    details = {
+        "max": {**bound, "description": "The metric may be at most this."},
+        "min": {**bound, "description": "The metric must be at least this."},
+        "hard_fail": {
+            "type": "boolean",
+            "default": True,
+            "description": "Whether a miss makes the batch non-compliant; else it only costs score.",
+        },
+        "fail_ratio": {
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": units.PERCENTAGE}],
+            "default": 0,
+            "description": "How far a hard limit may be missed, relative to it.",
+        },
+        "weight": {"type": "number", "exclusiveMinimum": 0, "default": 1, "description": "Weight of a soft miss."},
+    }
+    return {"anyOf": [bound, _object(details, oneOf=[{"required": ["max"]}, {"required": ["min"]}])]}
+
+
+def _range_schema(form: str, number: Mapping[str, Any]) -> dict[str, Any]:
+    bounds = {
+        "type": "array",
+        "items": number,
+        "minItems": 2,
+        "maxItems": 2,
+        "description": "Lowest and highest value.",
+    }
+    return _object(
+        {
+            form: bounds,
+            "log": {"type": "boolean", "default": False, "description": "Spread by a constant ratio."},
+            "grid": {"type": "integer", "minimum": 2, "maximum": MOST_LEVELS, "description": "Number of grid points."},
+            "step": {**number, "exclusiveMinimum": 0, "description": "Distance between grid points."},
+        },
+        required=[form],
+    )
+
+
+_SHARE = [{"type": "string", "pattern": units.PERCENTAGE}, {"type": "number", "minimum": 0, "exclusiveMaximum": 1}]
+DEFINITIONS: dict[str, Any] = {  # `$defs` that the schemas below refer to
+    "LatencyLimit": _limit_schema({"type": "string", "pattern": units.DURATION, "examples": ["500ms", "2s"]}),
+    "ShareLimit": _limit_schema({"anyOf": _SHARE, "examples": ["1%"]}),
+    "CountLimit": _limit_schema({"type": "integer", "minimum": 0, "examples": [0]}),
+    "RateLimit": _limit_schema({"type": "number", "exclusiveMinimum": 0, "examples": [100]}),
+}
+_LATENCY_SCHEMA, _SHARE_SCHEMA, _COUNT_SCHEMA, _RATE_SCHEMA = ({"$ref": f"#/$defs/{name}"} for name in DEFINITIONS)
+_VALUES_SCHEMA = {"type": "array", "minItems": 1, "uniqueItems": True}
+
+PARAMETERS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": SETTING},
+    "additionalProperties": {
+        "anyOf": [
+            _VALUES_SCHEMA,
+            _range_schema("int", {"type": "integer"}),
+            _range_schema("float", {"type": "number"}),
+            _object({"choice": _VALUES_SCHEMA}, required=["choice"]),
+        ]
+    },
+}
+CONSTRAINTS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+SLO_SCHEMA: dict[str, Any] = _object(
+    {
+        "steepness": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "default": 0.1,
+            "description": "Of the penalty of a soft miss.",
+        },
+        "error_rate": _SHARE_SCHEMA,
+        "failed": _COUNT_SCHEMA,
+        **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
+        **{f"{latency}.{statistic}": _LATENCY_SCHEMA for latency in LATENCIES for statistic in STATISTICS},
+    },
+    patternProperties={rf"^({'|'.join(LATENCIES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
+)
+OBJECTIVE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}

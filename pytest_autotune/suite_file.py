@@ -1,0 +1,281 @@
+"""A suite file as users write it: its keys, and what must fit together before it becomes a suite."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+
+from pytest_autotune import notation
+from pytest_autotune.constraints import Constraint
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.fields import unknown_key
+from pytest_autotune.notation import Limits
+from pytest_autotune.problems import Collector, Problem, dotted
+from pytest_autotune.slo import Limit
+from pytest_autotune.space import Parameter, Space, grid_size
+from pytest_autotune.spelling import misspelled, nearest, show
+from pytest_autotune.suite import Block, LoadBlock, Objective, Plain, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.yaml_source import Source, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+LARGEST_GRID = 100_000  # combinations before constraints
+ERROR_RATE = Limit("error_rate", 0.01)  # holds unless the suite says otherwise
+PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
+
+_RESERVED = {
+    **dict.fromkeys(("port", "host"), "is chosen for each server; remove it"),
+    **dict.fromkeys(("model", "model_name"), "is a key of the suite itself; write it at the top level"),
+    **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
+}
+_NEED_MODEL = ("vllm", "sim")
+_ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
+
+
+def _objective(value: Any, info: ValidationInfo) -> Any:
+    metrics = info.context["metrics"] if info.context else ()
+    direction, metric = notation.read_objective(value, also=metrics)
+    return Objective.model_validate({"direction": direction, "metric": metric})
+
+
+class SuiteFile(Plain):
+    """A suite of pytest-autotune: what to tune, on what, under which load and limits."""
+
+    parameters: Annotated[
+        tuple[Parameter, ...], PlainValidator(notation.read_parameters), WithJsonSchema(notation.PARAMETERS_SCHEMA)
+    ] = Field(
+        default=(),
+        description="What is tuned: for each setting a list of values or a range.",
+        examples=[{"tensor-parallel-size": [1, 2, 4], "max-num-seqs": {"int": [64, 512], "log": True, "grid": 4}}],
+    )
+    constraints: Annotated[
+        tuple[str, ...], PlainValidator(notation.read_conditions), WithJsonSchema(notation.CONSTRAINTS_SCHEMA)
+    ] = Field(
+        default=(),
+        description="Conditions that a configuration must meet to be tried.",
+        examples=[["max-num-batched-tokens >= max-num-seqs"]],
+    )
+    slo: Annotated[Limits, PlainValidator(notation.read_limits), WithJsonSchema({"type": "object"})] = Field(
+        default=Limits(()), description="Limits that every batch must keep. Without error_rate, 1% is its limit."
+    )
+    objective: Annotated[Objective, BeforeValidator(_objective), WithJsonSchema(notation.OBJECTIVE_SCHEMA)] = Field(
+        default=Objective(),
+        description="What is best among the configurations that keep the limits.",
+        examples=["maximize output_throughput_per_gpu"],
+    )
+
+
+_BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
+    (): SuiteFile,
+    ("load",): LoadBlock,
+    ("search",): SearchBlock,
+    ("timeouts",): TimeoutsBlock,
+}
+
+
+def read_suite(path: Path, *, known_flags: Collection[str] | None, metrics: Collection[str]) -> Suite:
+    """Read, validate and assemble a suite; see `load_suite`."""
+    source = read_yaml(path)
+    if not isinstance(source.value, dict):
+        problem = f"{show(source.value)} is not a mapping of keys to values; write e.g. 'name: chat'"
+        raise SuiteError(problem, path=path, line=source.line(()))
+    try:
+        file = SuiteFile.model_validate(source.value, context={"metrics": metrics}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise _first(_translate(error), source, path) from None
+    collector = Collector()
+    _check_engine(file, collector)
+    _check_names(file, collector)
+    _check_command(file, collector)
+    constraints = _read_constraints(file, known_flags, collector)
+    space = Space(file.parameters, constraints)
+    if file.search.strategy == "grid":
+        _check_grid(file, space, collector)
+    if collector.found:
+        raise _first(collector.found, source, path)
+    return _assemble(file, space, source, path)
+
+
+def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
+    limits, steepness = file.slo
+    if not any(limit.metric == ERROR_RATE.metric for limit in limits):
+        limits = (*limits, ERROR_RATE)
+    shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
+    if file.engine == "endpoint":
+        shared["deploy"] = "endpoint"
+    if steepness is not None:
+        shared["steepness"] = steepness
+    return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
+
+
+def _first(problems: Iterable[Problem], source: Source, path: Path) -> SuiteError:
+    """Return the problem that comes first in the file, and how many more there are."""
+    ordered = sorted(problems, key=lambda problem: source.line(problem.where))
+    problem, more = ordered[0], len(ordered) - 1
+    prefix = f"{dotted(problem.where)}: " if problem.where else ""
+    rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
+    return SuiteError(f"{prefix}{problem.text}{rest}", path=path, line=source.line(problem.where))
+
+
+def _translate(error: ValidationError) -> list[Problem]:
+    """Turn what pydantic found into our words."""
+    collector = Collector()
+    for found in error.errors(include_url=False):
+        where = found["loc"]
+        kind = found["type"]
+        if kind == "missing":
+            collector.note(where[:-1], f"missing key {where[-1]!r}")
+        elif kind == "extra_forbidden":
+            collector.note(where, unknown_key(str(where[-1]), _keys(where[:-1])))
+        elif found["input"] is None:
+            collector.note(where, "has no value; remove the key or give it one")
+        elif kind == "value_error":
+            collector.note(where, found["ctx"]["error"])
+        elif kind == "literal_error":
+            allowed = _choices(where)
+            hint = nearest(str(found["input"]), allowed)
+            collector.note(where, f"{show(found['input'])} is not one of {', '.join(allowed)}{hint}")
+        else:  # "model_type": a block that is something else
+            collector.note(where, f"{show(found['input'])} is not a mapping of keys to values")
+    return collector.found
+
+
+def _keys(where: tuple[str | int, ...]) -> list[str]:
+    return [field.alias or name for name, field in _BLOCKS[where].model_fields.items()]
+
+
+def _choices(where: tuple[str | int, ...]) -> tuple[str, ...]:
+    return get_args(_BLOCKS[where[:-1]].model_fields[str(where[-1])].annotation)
+
+
+def _check_engine(file: SuiteFile, collector: Collector) -> None:
+    if file.engine == "endpoint" or file.deploy == "endpoint":
+        if file.engine == "endpoint" and file.deploy != "endpoint" and "deploy" in file.model_fields_set:
+            collector.note(("deploy",), f"{show(file.deploy)} starts servers, but engine: endpoint is already running")
+        if file.url is None:
+            collector.note(("engine",), "an endpoint needs url: its base URL, e.g. http://127.0.0.1:8000")
+        for key in _ENDPOINT_REFUSES:
+            if getattr(file, key):
+                collector.note((key,), "an endpoint's settings cannot be changed; remove the key")
+        return
+    if file.url is not None:
+        collector.note(("url",), "only an endpoint has a url; remove it or write engine: endpoint")
+    if file.engine in _NEED_MODEL and file.model is None:
+        collector.note(
+            ("engine",), f"{file.engine!r} needs model: a name or path, e.g. meta-llama/Llama-3.1-8B-Instruct"
+        )
+    if file.engine == "command" and not file.command:
+        collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
+    if file.engine in _NEED_MODEL and file.command:
+        collector.note(("command",), f"{file.engine!r} makes its own command; remove it or write engine: command")
+
+
+def _check_names(file: SuiteFile, collector: Collector) -> None:
+    """Refuse settings that stand twice (``-`` and ``_`` are the same to engines), or that are not the user's."""
+    seen: dict[str, str] = {}
+    for block, names in (
+        ("parameters", [parameter.name for parameter in file.parameters]),
+        ("fixed", list(file.fixed)),
+    ):
+        for name in names:
+            plain = name.replace("_", "-")
+            if plain in seen:
+                collector.note((block, name), f"{name!r} stands in {seen[plain]} already; remove one of the two")
+            seen.setdefault(plain, f"{block} as {name!r}")
+            reserved = _RESERVED.get(name) or _RESERVED.get(plain)
+            if reserved:
+                collector.note((block, name), f"{name!r} {reserved}")
+
+
+def _check_command(file: SuiteFile, collector: Collector) -> None:
+    if not file.command:
+        return
+    settings = [*(parameter.name for parameter in file.parameters), *file.fixed]
+    allowed = (*PLACEHOLDERS, *settings)
+    used: set[str] = set()
+    for index, argument in enumerate(file.command):
+        if "{flags}" in argument and argument != "{flags}":
+            collector.note(
+                ("command", index), f"{{flags}} becomes any number of arguments; it cannot be a part of {argument!r}"
+            )
+        for name in re.findall(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}", argument):  # not ${VARIABLE}
+            used.add(name)
+            if name not in allowed:
+                placeholders = ", ".join(f"{{{word}}}" for word in allowed)
+                hint = nearest(f"{{{name}}}", [f"{{{word}}}" for word in allowed])
+                collector.note(("command", index), f"unknown placeholder {{{name}}}{hint}; allowed: {placeholders}")
+    if "port" not in used:
+        collector.note(("command",), "has no {port}, so the server would not listen where it is expected")
+    if "model" in used and file.model is None:
+        collector.note(("command",), "has {model}, but the suite has no model:")
+    for name in settings:
+        if name not in used and "flags" not in used:
+            collector.note(("command",), f"has neither {{{name}}} nor {{flags}}, so that setting would have no effect")
+
+
+def _read_constraints(
+    file: SuiteFile, known_flags: Collection[str] | None, collector: Collector
+) -> tuple[Constraint, ...]:
+    own = frozenset((*(parameter.name for parameter in file.parameters), *file.fixed))
+    constraints = []
+    for index, text in enumerate(file.constraints):
+        where = ("constraints", index)
+        constraint = collector.read(where, Constraint, text, own | frozenset(known_flags or ()))
+        if constraint is None:
+            continue
+        constraints.append(constraint)
+        for name in sorted(constraint.names - own):
+            if known_flags is None:
+                typo = misspelled(name, own)
+                if typo is not None:
+                    collector.note(where, f"unknown name {name!r} (did you mean {typo!r}?)")
+            elif name not in known_flags:
+                hint = nearest(name, (*own, *known_flags))
+                collector.note(
+                    where, f"unknown name {name!r}{hint}; write a parameter, a fixed setting or an engine flag"
+                )
+    return tuple(constraints)
+
+
+def _check_grid(file: SuiteFile, space: Space, collector: Collector) -> None:
+    """Make sure that the grid can be listed, is not too large, and has a configuration that is allowed."""
+    found = len(collector.found)
+    for parameter in space.parameters:
+        collector.read(("parameters", parameter.name), grid_size, parameter)
+    if len(collector.found) > found:
+        return
+    size = space.size()
+    if size > LARGEST_GRID:
+        remedy = "list fewer values or write search: {strategy: tpe}"
+        collector.note(("parameters",), f"{size} combinations are more than a grid may have ({LARGEST_GRID}); {remedy}")
+        return
+    if not space.constraints:
+        return
+    allowed = 0
+    each = [0] * len(space.constraints)
+    total = 0
+    for configuration in Space(space.parameters).grid({}):
+        values = {**file.fixed, **configuration}
+        total += 1
+        holding = 0
+        for index, constraint in enumerate(space.constraints):
+            try:
+                holds = constraint.holds(values)
+            except ValueError as error:
+                collector.note(("constraints", index), str(error))
+                return
+            each[index] += holds
+            holding += holds
+        allowed += holding == len(space.constraints)
+    if allowed:
+        return
+    culprit = next((index for index, count in enumerate(each) if not count), None)
+    if culprit is None:
+        collector.note(("constraints",), f"together they exclude all {total} configurations; relax one")
+    else:
+        text = space.constraints[culprit].text
+        collector.note(("constraints", culprit), f"{text!r} excludes all {total} configurations; relax it")

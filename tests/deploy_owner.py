@@ -1,0 +1,39 @@
+"""A process that owns a deployment, to be killed by the tests.
+
+deploy_owner.py RUN DIRECTORY MODE [behaviour...]; prints one line of JSON when the server is ready, then waits.
+Modes: plain; fork (a copy of this process, made without exec, stays alive); sweepable (in the others the server's tag
+says that it belongs to another container, so that no sweep on this machine does the guard's work).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from deployment import make_launch
+
+from pytest_autotune.deploy import leftovers
+from pytest_autotune.deploy.local import LocalDeployer
+
+run, directory, mode, *behaviour = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+owner = leftovers.owner_id(run)
+if mode != "sweepable":
+    owner = str(leftovers.parse_owner(owner)._replace(pid_namespace=1))
+launch = make_launch(Path(directory) / "server.log", *behaviour, owner=owner, stop_s=0.5)
+with LocalDeployer().deploy(launch) as server:
+    copy = 0
+    if mode == "fork" and (copy := os.fork()) == 0:
+        time.sleep(600)
+    ready = {
+        "port": int(server.url.rpartition(":")[2]),
+        "guard": server.process.guard.pid,
+        "pids": server.process.pids(),
+        "copy": copy,
+    }
+    print(json.dumps(ready), flush=True)
+    time.sleep(600)

@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+import pytest_autotune
+from pytest_autotune.notation import read_metric
+from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_schema import schema_text, suite_schema
+from pytest_autotune.yaml_source import read_yaml
+
+ROOT = Path(pytest_autotune.__file__).parent
+SUITES = sorted((ROOT.parent / "suites").glob("*.yaml"))
+VALIDATOR = Draft202012Validator(suite_schema())
+
+
+def test_shipped_schema_is_current():
+    shipped = (ROOT / "suite.schema.json").read_text()
+    assert shipped == schema_text(), "run: python -m pytest_autotune schema > pytest_autotune/suite.schema.json"
+
+
+def test_schema_is_a_valid_schema():
+    Draft202012Validator.check_schema(suite_schema())
+
+
+def test_every_key_is_described():
+    schema = suite_schema()
+    undescribed = [
+        f"{block}.{name}"
+        for block, definition in (
+            ("", schema),
+            *((name, schema["$defs"][name]) for name in ("LoadBlock", "SearchBlock", "TimeoutsBlock")),
+        )
+        for name, field in definition["properties"].items()
+        if "description" not in field
+    ]
+    assert undescribed == []
+
+
+def test_every_metric_of_the_schema_can_be_read():
+    for metric in set(suite_schema()["properties"]["slo"]["properties"]) - {"steepness"}:
+        read_metric(metric)
+
+
+def test_default_durations_are_written_as_a_suite_would():
+    assert suite_schema()["$defs"]["TimeoutsBlock"]["properties"]["start"]["default"] == "600s"
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=file.name) for file in SUITES])
+def test_suites_of_the_project_are_valid(file):
+    load_suite(file)
+    VALIDATOR.validate(read_yaml(file).value)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param({"paramters": {}}, id="unknown key"),
+        pytest.param({"parameters": {"tp": 4}}, id="scalar parameter"),
+        pytest.param({"parameters": {"tp": []}}, id="no values"),
+        pytest.param({"parameters": {"tp": {"int": [1]}}}, id="half a range"),
+        pytest.param({"load": {"duration": 30}}, id="duration without a unit"),
+        pytest.param({"load": {"concurrency": [0]}}, id="no concurrency"),
+        pytest.param({"slo": {"ttft": "500ms"}}, id="metric without a statistic"),
+        pytest.param({"slo": {"ttft.p90": "50 parsecs"}}, id="not a duration"),
+        pytest.param({"slo": {"ttft.p90": {"weight": 1}}}, id="limit without a side"),
+        pytest.param({"slo": {"error_rate": 2}}, id="not a share"),
+        pytest.param({"objective": "output_throughput"}, id="no direction"),
+        pytest.param({"search": {"strategy": "tpee"}}, id="unknown strategy"),
+        pytest.param({"name": "a/b"}, id="unsafe name"),
+    ],
+)
+def test_schema_finds_mistakes_while_typing(broken):
+    suite = json.loads(json.dumps({"name": "chat", "engine": "sim", "model": "llama"}))
+    assert VALIDATOR.is_valid(suite)
+    assert not VALIDATOR.is_valid({**suite, **broken})
