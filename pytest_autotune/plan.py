@@ -38,7 +38,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     installed = engine.inspect(suite)
     problems = unknown_flags(suite, installed)
     if problems:
-        raise SuiteError(problems[0], path=suite.path)
+        raise problems[0]
     adaptive = None if suite.search.strategy == "grid" else [suite.search.model_dump(), repr(suite.space)]
     identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
