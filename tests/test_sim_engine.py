@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
-from simserver import ROOT, failed_start, sim_server
 
 from pytest_autotune.engines.engine import Address, CauseKind, Flag
 from pytest_autotune.engines.sim.arguments import Settings, non_default, parse
 from pytest_autotune.engines.sim.engine import SimEngine, server_flags
+from tests.simserver import ROOT, failed_start, sim_server
 
 
 @dataclass(frozen=True)

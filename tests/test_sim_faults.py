@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from simserver import events, launch, silent, sim_server
 
 from pytest_autotune.engines.sim.faults import Fault, Faults, parse_fault
+from tests.simserver import events, launch, silent, sim_server
 
 ASK = {"model": "m", "prompt": "one two three", "max_tokens": 8, "ignore_eos": True}
 BROKEN = (OSError, http.client.HTTPException)

@@ -12,7 +12,8 @@ import sys
 import threading
 
 import pytest
-from simserver import ROOT, events, failed_start, sim_server
+
+from tests.simserver import ROOT, events, failed_start, sim_server
 
 TEXT = "The quick brown fox jumps over the lazy dog"
 
