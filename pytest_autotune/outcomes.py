@@ -1,4 +1,4 @@
-"""How a trial's items are reported: findings of a search are no broken builds, errors say one thing and no traceback."""
+"""How a trial's items are reported: findings break no build, errors come without traceback."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines.validation import unknown_flags
-from pytest_autotune.errors import SuiteError
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.samples import Level
 from pytest_autotune.search import Observation, failure_value, suggest
@@ -54,7 +53,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
 
 
 def slots(suite: Suite) -> Iterator[Slot]:
-    """Yield the trials of a suite: one for each configuration of a grid, or numbered ones to be filled by the search."""
+    """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
     if suite.search.strategy == "grid":
         for index, configuration in enumerate(suite.configurations()):
             yield Slot(label(configuration), index, configuration, partial(_choose_fixed, configuration))

@@ -69,7 +69,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def _is_suite(path: Path, parent: pytest.Collector) -> bool:
-    """Say whether `path` is a suite: by its name alone when given on the command line, else by `autotune_suites` too."""
+    """Say whether `path` is a suite: by its name when given on the command line, else by `autotune_suites` too."""
     named = path.name.startswith("suite_") if path.suffix == ".py" else path.suffix in {".yaml", ".yml"}
     if not named or parent.session.isinitpath(path):
         return named

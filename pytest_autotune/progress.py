@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_autotune.formatting import duration, quantity, settings
 from pytest_autotune.selection import judge_trial, select
@@ -127,7 +127,7 @@ class StoreWatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="autotune-progress", daemon=True)
 
-    def __enter__(self) -> StoreWatcher:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -253,10 +253,9 @@ def _judge_by_batches(
 ) -> tuple[Status, str]:
     if any(batch.compliant for batch in batches):
         return Status.COMPLIANT, ""
-    if least is not None:
-        return Status.VIOLATING, f"{least.level} violates {least.verdict.reason}"
-    if missed := [batch for batch in batches if batch.verdict.status is Status.VIOLATING]:
-        return Status.VIOLATING, f"{missed[0].level} fails {missed[0].verdict.reason}"
+    missed = least or next((batch for batch in batches if batch.verdict.status is Status.VIOLATING), None)
+    if missed is not None:
+        return Status.VIOLATING, f"{missed.level} violates {missed.verdict.reason}"
     for status in (Status.INFEASIBLE, Status.FAILED):
         if stopped := [batch for batch in batches if batch.verdict.status is status]:
             return status, f"{stopped[0].level}: {stopped[0].verdict.reason}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from make_records import START, batch, died, trial
+from tests.make_records import START, batch, died, trial
 
 from pytest_autotune.gate import judge_gate
 from pytest_autotune.reporting.report import SuiteReport

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from deployment import SCRIPT, eventually, make_launch
+from tests.deployment import SCRIPT, eventually, make_launch
 
 from pytest_autotune.deploy import endpoint
 from pytest_autotune.deploy.endpoint import EndpointDeployer

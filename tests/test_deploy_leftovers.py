@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from deployment import ROOT, eventually, kill_tagged, make_launch, tagged
+from tests.deployment import ROOT, eventually, kill_tagged, make_launch, tagged
 from hypothesis import given
 from hypothesis import strategies as st
 

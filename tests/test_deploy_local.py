@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from deployment import ScriptEngine, eventually, kill_tagged, make_launch, tagged
+from tests.deployment import ScriptEngine, eventually, kill_tagged, make_launch, tagged
 
 from pytest_autotune.control import Control
 from pytest_autotune.deploy import leftovers, local, ports

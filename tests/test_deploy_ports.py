@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployment import ROOT
+from tests.deployment import ROOT
 
 from pytest_autotune.deploy import ports
 from pytest_autotune.errors import DeployError

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from make_records import Aim, batch, died, trial
+from tests.make_records import Aim, batch, died, trial
 
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.selection import judge_trial, select

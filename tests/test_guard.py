@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from deployment import SCRIPT, eventually, kill_tagged, tagged
+from tests.deployment import SCRIPT, eventually, kill_tagged, tagged
 
 from pytest_autotune.deploy import _guard, guarded, leftovers
 from pytest_autotune.deploy.guarded import GuardedProcess

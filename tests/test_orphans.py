@@ -92,13 +92,16 @@ def test_nothing_is_left_and_the_run_goes_on(project, victim, signum, phase, req
     with (project.path / "output.txt").open("w") as output:
         # A job of a non-interactive shell inherits an ignored SIGINT; a terminal's does not.
         process = subprocess.Popen(
-            command, cwd=project.path, env=os.environ | {"ORPHAN_TEST": tag}, stdout=output, stderr=output,
-            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            command,
+            cwd=project.path,
+            env=os.environ | {"ORPHAN_TEST": tag},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
-        wait_for(
-            lambda: servers(tag) if phase == "start" else query(database, PHASES[phase]), seconds=60, what=phase
-        )
+        wait_for(lambda: servers(tag) if phase == "start" else query(database, PHASES[phase]), seconds=60, what=phase)
         target = process.pid if victim == "pytest" else worker_of(process.pid)
         os.kill(target, signum)
         process.wait(timeout=60)
@@ -118,7 +121,9 @@ def test_nothing_is_left_and_the_run_goes_on(project, victim, signum, phase, req
 
 def worker_of(pid):
     """The xdist worker among the children of the controller."""
-    (worker,) = [child for child in psutil.Process(pid).children() if "execnet" in _command(child) or "-c" in child.cmdline()]
+    (worker,) = [
+        child for child in psutil.Process(pid).children() if "execnet" in _command(child) or "-c" in child.cmdline()
+    ]
     return worker.pid
 
 

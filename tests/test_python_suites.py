@@ -51,7 +51,9 @@ def test_checks_share_one_deployment_and_one_measurement(project):
     (project.path / "suites" / "suite_quick.py").write_text(CHECKS)
     result = project.run("suites/suite_quick.py", "--autotune", "-v")
     assert result.ret == 0, result.stdout.str()
-    result.stdout.fnmatch_lines(["*max-num-seqs:2::test_short_first_token[[]c8] VIOLATES*(assert ttft.p90 * <= ttft.p90 40 ms*"])
+    result.stdout.fnmatch_lines(
+        ["*max-num-seqs:2::test_short_first_token[[]c8] VIOLATES*(assert ttft.p90 * <= ttft.p90 40 ms*"]
+    )
     with project.store() as store:
         (run,) = store.runs()
         trials = store.trials_of_run(run.id)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
+from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 from pytest_autotune.reporting.command import one_line, stable_words
 from pytest_autotune.reporting.export import best_script, write_atomically, write_best

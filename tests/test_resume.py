@@ -4,7 +4,9 @@ import re
 
 
 def counts(result):
-    return {key: value for key, value in result.parseoutcomes().items() if key in ("compliant", "violating", "deployed")}
+    return {
+        key: value for key, value in result.parseoutcomes().items() if key in ("compliant", "violating", "deployed")
+    }
 
 
 def test_recorded_trials_are_reported_again_and_not_run_again(project):

@@ -59,7 +59,9 @@ def test_slo_lines_say_what_complies_and_what_does_not(project):
     assert "[slo] 2/2 batches compliant" in output
     assert "[slo] 1/2 batches compliant" in output
     assert re.search(r"\[slo\] concurrency=8 violates ttft\.p90: \d+(\.\d+)? ms > 40 ms \(\+\d+ ?%\)", output)
-    assert re.search(r"\[slo\] best output throughput [\d.]+ tok/s from concurrency 8 \(2 of 2 batches compliant\)", output)
+    assert re.search(
+        r"\[slo\] best output throughput [\d.]+ tok/s from concurrency 8 \(2 of 2 batches compliant\)", output
+    )
 
 
 def test_gate_fails_and_names_the_binding_limit_when_nothing_complies(project):

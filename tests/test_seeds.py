@@ -50,7 +50,9 @@ timeouts: {{stop: 1s}}
 
 def test_the_best_throughput_comes_from_a_compliant_batch(project):
     """SEED 0: 264.48 tok/s at concurrency 12 miss the SLO (7.54 s > 6.5 s); the answer is 231.70 at 8."""
-    project.pytester.makeconftest(SCRIPTED_LOAD.format(script="{4: (140.0, 4.1), 8: (231.70, 5.71), 12: (264.48, 7.54)}"))
+    project.pytester.makeconftest(
+        SCRIPTED_LOAD.format(script="{4: (140.0, 4.1), 8: (231.70, 5.71), 12: (264.48, 7.54)}")
+    )
     project.suite(SUITE.format(levels=[4, 8, 12], limit="6.5s", fixed=""))
     result = project.run("suites", "--autotune", "-v")
     assert result.ret == 0
@@ -64,7 +66,9 @@ def test_the_best_throughput_comes_from_a_compliant_batch(project):
 
 def test_a_trial_keeps_the_batches_before_and_beside_its_failures(project):
     """SEED 1: concurrency 1 complies, 4 violates, 6 complies, 8 runs out of memory: compliant with 1 and 6."""
-    project.pytester.makeconftest(SCRIPTED_LOAD.format(script="{1: (50.0, 2.0), 4: (120.0, 6.2), 6: (180.0, 4.0), 8: None}"))
+    project.pytester.makeconftest(
+        SCRIPTED_LOAD.format(script="{1: (50.0, 2.0), 4: (120.0, 6.2), 6: (180.0, 4.0), 8: None}")
+    )
     project.suite(SUITE.format(levels=[1, 4, 6, 8], limit="5s", fixed=', fault: ["oom-at-concurrency=8"]'))
     result = project.run("suites", "--autotune", "-v")
     assert result.ret == 0, result.stdout.str()

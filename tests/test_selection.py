@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from make_records import Aim, batch, died, trial
+from tests.make_records import Aim, batch, died, trial
 
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.selection import JudgedTrial, judge_trial, select, slo_lines

@@ -41,7 +41,9 @@ def test_a_killed_worker_loses_one_trial_which_the_next_run_measures(project):
     project.pytester.makeconftest(KILLER)
     first = project.run("suites", "--autotune", "-n2", "-v")
     assert first.ret == 1
-    assert re.search(r"worker 'gw\d' crashed while running 'suites/quick.yaml::max-num-seqs:16::c8'", first.stdout.str())
+    assert re.search(
+        r"worker 'gw\d' crashed while running 'suites/quick.yaml::max-num-seqs:16::c8'", first.stdout.str()
+    )
     finished = {slot for slot, (status, _) in statuses(project).items() if status is not None}
     assert finished == {f"max-num-seqs:{seqs}" for seqs in (2, 32, 64)}
     second = project.run("suites", "--autotune", "-n2", "-v")

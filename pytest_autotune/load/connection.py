@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
 
     def send(self, exchange: Exchange, deadline_s: float) -> asyncio.Future[None]:
         """Send an exchange's request; the result comes when the exchange has ended, at `deadline_s` at the latest."""
-        assert self._transport is not None and self._exchange is None  # noqa: S101, PT018 -- one at a time
+        assert self._transport is not None and self._exchange is None  # noqa: PT018 -- one at a time
         loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._answering = False
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport; whatever it cannot hand to the kernel at once is then told by `resume_writing`."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=0)
         self._transport = transport
 

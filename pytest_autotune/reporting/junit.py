@@ -50,7 +50,7 @@ def junit_text(reports: Iterable[SuiteReport]) -> str:
     that could not be measured is an error. What is longer than a line stands in the element's
     text, which is what CI systems show.
     """
-    from junit_xml import to_xml_report_string  # noqa: PLC0415 - only runs that ask for the report pay for it
+    from junit_xml import to_xml_report_string
 
     text: str = to_xml_report_string([_suite(report) for report in reports], encoding="utf-8")
     return text
@@ -62,7 +62,7 @@ def metric_name(metric: str) -> str:
 
 
 def _suite(report: SuiteReport) -> TestSuite:
-    from junit_xml import TestSuite  # noqa: PLC0415
+    from junit_xml import TestSuite
 
     best = report.selection.best
     cases = [_rule(rule, report) for rule in report.gate.rules]
@@ -155,7 +155,7 @@ def _numbers(batch: JudgedBatch) -> list[str]:
 
 
 def _case(name: str, report: SuiteReport, *, elapsed_s: float | None = None) -> TestCase:
-    from junit_xml import TestCase  # noqa: PLC0415
+    from junit_xml import TestCase
 
     suite = _clean(report.suite.name, report)
     return TestCase(name, classname=suite, elapsed_sec=elapsed_s, file=_clean(report.path, report))
