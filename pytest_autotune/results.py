@@ -51,13 +51,13 @@ def conclude_suites(run: Run) -> list[Conclusion]:
         written = write_best(run.directory / file_name(plan.suite.name), report)
         run.selected(plan, report.selection.best)
         searched = plan.suite.search.strategy != "grid"
-        complete = searched or len(history) >= plan.slots
+        complete = searched or len(history) >= len(plan.slots)
         conclusions.append(
             Conclusion(
                 nodeid=covered.suite,
                 gate=report.gate,
                 lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-                partial="" if complete else f"{len(history)} of {plan.slots} trials were run; the gate judges all",
+                partial="" if complete else f"{len(history)} of {len(plan.slots)} trials were run; the gate judges all",
             )
         )
         reports.append(report)

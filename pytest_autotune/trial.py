@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.records import BatchRecord
-from pytest_autotune.selection import judge_trial
+from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
 from pytest_autotune.statistics import measured, summarise
 
@@ -45,7 +45,7 @@ class Plan:
     installed: Installed
     nodeid: str  # of the suite file
     study: str  # key of the measurements in the store
-    slots: int  # trials that were collected
+    slots: tuple[Slot, ...]  # its trials, in the order they are collected
     levels: tuple[Level, ...]
 
 
@@ -334,6 +334,7 @@ class LiveTrial:
                 store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
             )
             status, reason = judged.status, judged.reason
+            log.info("%s\n%s", self.slot.name, "\n".join(slo_lines(judged)))
         else:
             store.release(self.record.id, reason=f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
             return

@@ -8,10 +8,10 @@ import subprocess
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 from pytest_autotune.reporting.command import one_line, stable_words
 from pytest_autotune.reporting.export import best_script, write_atomically, write_best
+from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 ECHO = ("/usr/bin/printf", "%s\\0")
 SECRET = "very-secret-value"

@@ -3,10 +3,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.make_records import batch, trial
-from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
 from pytest_autotune.reporting.terminal import summary_lines
+from tests.make_records import batch, trial
+from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
 
 def text(*args, **kwargs) -> str:
