@@ -17,7 +17,7 @@ from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.trial import file_name, restate
+from pytest_autotune.trial import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial
-    from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Plan
 
 
@@ -66,10 +65,11 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     return conclusions
 
 
-def judge(run: Run, suite: Suite, trial: TrialRecord) -> JudgedTrial:
+def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
     """Judge one recorded trial by the suite as it stands now."""
+    suite = plan.suite
     return judge_trial(
-        restate(trial, suite, run.store),
+        run.restated(plan, trial),
         limits=suite.slo,
         objective=suite.objective,
         steepness=suite.steepness,
@@ -79,7 +79,7 @@ def judge(run: Run, suite: Suite, trial: TrialRecord) -> JudgedTrial:
 
 def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport:
     suite = plan.suite
-    selection = select(judge(run, suite, trial) for trial in history)
+    selection = select(_judge(run, plan, trial) for trial in history)
     environment = run.environment
     now = datetime.now(UTC)
     best = selection.best

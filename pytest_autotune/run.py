@@ -45,6 +45,7 @@ class Run:
         self.started_at = datetime.now(UTC)
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
+        self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
         self._resources = ExitStack()
         self._standing: Standing | None = None
 
@@ -142,8 +143,21 @@ class Run:
             deployer=self._deployer(plan.suite.deploy),
             generator=self._generator(plan.suite),
             announce=self.announce,
+            restated=self.restated,
             finished=lambda trial: self._finished(plan, trial),
         )
+
+    def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
+        """Return a recorded trial with the metrics that the suite needs now: anew if its limits were others then."""
+        from pytest_autotune.trial import restate
+
+        limits = plan.suite.document()["slo"]
+        if trial.run_id not in self._limits:
+            suites = self.store.suites_of_run(trial.run_id)
+            self._limits[trial.run_id] = {covered.study: covered.document["slo"] for covered in suites}
+        if self._limits[trial.run_id].get(plan.study) == limits:
+            return trial
+        return restate(trial, plan.suite, self.store)
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""

@@ -71,6 +71,7 @@ class Bench:
     deployer: Deployer
     generator: LoadGenerator
     announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
+    restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
     finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
 
 
@@ -106,7 +107,7 @@ class LiveTrial:
         self.plan = plan
         self.slot = slot
         self.recorded = claim.kind == "recorded"
-        self.record = restate(claim.trial, plan.suite, bench.store) if self.recorded else claim.trial
+        self.record = bench.restated(plan, claim.trial) if self.recorded else claim.trial
         self.failure: DeployError | None = None
         self.end: BatchRecord | None = None  # the batch under which the server died
         self._bench = bench
@@ -375,9 +376,9 @@ def file_name(text: str) -> str:
 
 
 def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
-    """Return a recorded trial with the metrics that the suite's limits need now, from its stored samples.
+    """Return a recorded trial with its metrics computed anew from its stored samples.
 
-    Goodput and unusual percentiles depend on the limits, which may have changed since.
+    Goodput and unusual percentiles depend on the suite's limits, which may have changed since.
     """
     limits, also = request_limits(suite.slo), suite.extra_metrics()
     batches = tuple(

@@ -42,6 +42,7 @@ def test_the_summary_compares_the_best_with_the_defaults_and_ranks_the_trials():
         "       out of memory: 3 GiB short",
         "  5  999.00  c1        c1     1  interrupted  max-num-seqs=32 tp=1",
         "",
+        "  max-num-seqs=64 tp=2:",
         "  [slo] 2/4 batches compliant",
         "  [slo] concurrency=16 violates ttft.p90: 612 ms > 500 ms (+22 %)",
         "  [slo] concurrency=32 not measured: out of memory: CUDA out of memory",

@@ -48,7 +48,7 @@ def summary_lines(
         lines += ["", *_cut(_ranking(report, top), width)]
     if told := _told(report, verbose=verbose):
         for judged in told:
-            lines += ["", f"  {_settings(judged, report)}:"]
+            lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
             lines += [f"  {_clean(line, report)}" for line in slo_lines(judged)]
     if selection.best is not None and selection.best.trial.argv:
         lines += ["", "  start it with:", f"    {one_line(report, selection.best.trial.argv)}"]
