@@ -119,12 +119,12 @@ def read_fixed(value: Any) -> dict[str, Value]:
 
 
 def read_url(value: Any) -> str:
-    """Return a base URL without trailing slash and without ``/v1``."""
+    """Return a base URL without trailing slash and without ``/v1``; ``${NAME}`` is expanded when it is used."""
     help_ = "write the base URL of the server, e.g. http://127.0.0.1:8000"
     if not isinstance(value, str):
         raise ValueError(f"{show(value)} is not a URL; {help_}")
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(_with_variables_filled(value))
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
@@ -133,6 +133,11 @@ def read_url(value: Any) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(f"a URL with a user, a query or a fragment is not a base URL; {help_}")
     return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _with_variables_filled(url: str) -> str:
+    """Put something usable in place of ``${NAME}``, so that what stands around it can be checked."""
+    return re.sub(r"\$\{[^{}]*\}", "1", re.sub(r"^\$\{[^{}]*\}", "http://variable", url))
 
 
 def _read_text(value: Any) -> str:
@@ -203,7 +208,7 @@ Text = Annotated[str, as_written(_read_text), WithJsonSchema({"type": "string", 
 AnyText = Annotated[str, as_written(_read_any_text)]
 SuiteName = Annotated[str, as_written(_read_suite_name), WithJsonSchema({"type": "string", "pattern": SUITE_NAME})]
 Identifier = Annotated[str, as_written(_read_identifier), WithJsonSchema({"type": "string", "pattern": IDENTIFIER})]
-Url = Annotated[str, as_written(read_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/]"})]
+Url = Annotated[str, as_written(read_url), WithJsonSchema({"type": "string", "pattern": r"^(https?://[^/]|\$\{)"})]
 Flag = Annotated[bool, as_written(read_flag)]
 Count = Annotated[int, as_written(units.count), Field(ge=0), WithJsonSchema({"type": "integer", "minimum": 0})]
 PositiveCount = Annotated[int, as_written(_read_positive_count), Field(ge=1), WithJsonSchema(_LEVEL)]

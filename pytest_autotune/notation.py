@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +11,10 @@ from pytest_autotune.problems import Collector
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Choice, Float, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
-from pytest_autotune.statistics import LATENCIES, RATES
+from pytest_autotune.statistics import LATENCIES, PER_GPU, RATES, STATISTICS, parse_metric
 
 MOST_LEVELS = 10_000  # of one `grid:`
 
-_STATISTIC = re.compile(r"mean|p(?!0+(\.0*)?$)[0-9]{1,2}(\.[0-9]{1,3})?")
-_COMMON_STATISTICS = ("mean", "p50", "p90", "p95", "p99")  # what editors offer; any percentile is allowed
-_EXAMPLES = "ttft.p90, tpot.mean, e2e.p99, error_rate, output_throughput"
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step"), "float": ("log", "grid", "step"), "choice": ()}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
@@ -129,24 +125,9 @@ def _read_step(value: Any, *, whole: bool) -> float:
 
 def read_metric(name: str) -> tuple[str, str | None]:
     """Split ``ttft.p90`` into family and statistic; raise `ValueError` with what is allowed and the nearest."""
-    plain = ("error_rate", *RATES, *(f"{rate}_per_gpu" for rate in RATES))
-    family, dot, statistic = name.partition(".")
-    if family in LATENCIES:
-        if not dot:
-            raise ValueError(
-                f"{name!r} is a distribution; add a statistic: {family}.p90, {family}.p99 or {family}.mean"
-            )
-        if not _STATISTIC.fullmatch(statistic):
-            raise ValueError(
-                f"{name!r} has no statistic {statistic!r}; allowed: mean and p1 to p99.999, e.g. {family}.p90"
-            )
-        return family, statistic
-    if family in plain:
-        if dot:
-            raise ValueError(f"{family!r} is one number for a batch; write it without {'.' + statistic!r}")
-        return family, None
-    hint = nearest(family, (*plain, *LATENCIES))
-    raise ValueError(f"unknown metric {name!r}{hint}; allowed are, for example, {_EXAMPLES}")
+    if name in LATENCIES:
+        raise ValueError(f"{name!r} is a distribution; add a statistic: {name}.p90, {name}.p99 or {name}.mean")
+    return parse_metric(name)
 
 
 def read_limits(value: Any) -> Limits:
@@ -186,7 +167,7 @@ def _read_limit(metric: str, value: Any) -> Limit:
 
 def _floors() -> frozenset[str]:
     """Metrics where more is better: a bare number is the least that is accepted."""
-    return frozenset((*RATES, *(f"{rate}_per_gpu" for rate in RATES)))
+    return frozenset((*RATES, *(rate + PER_GPU for rate in RATES), "requests"))
 
 
 def _read_bound(family: str, value: Any) -> float:
@@ -197,6 +178,8 @@ def _read_bound(family: str, value: Any) -> float:
         return seconds
     if family == "error_rate":
         return units.percentage(value)
+    if family == "failed":
+        return units.count(value)
     if isinstance(value, str):
         raise ValueError(f"{show(value)} is not a number; rates are numbers per second without a unit, e.g. 100")
     return _read_above_zero(value)
@@ -294,9 +277,10 @@ _SHARE = [{"type": "string", "pattern": units.PERCENTAGE}, {"type": "number", "m
 DEFINITIONS: dict[str, Any] = {  # `$defs` that the schemas below refer to
     "LatencyLimit": _limit_schema({"type": "string", "pattern": units.DURATION, "examples": ["500ms", "2s"]}),
     "ShareLimit": _limit_schema({"anyOf": _SHARE, "examples": ["1%"]}),
+    "CountLimit": _limit_schema({"type": "integer", "minimum": 0, "examples": [0]}),
     "RateLimit": _limit_schema({"type": "number", "exclusiveMinimum": 0, "examples": [100]}),
 }
-_LATENCY_SCHEMA, _SHARE_SCHEMA, _RATE_SCHEMA = ({"$ref": f"#/$defs/{name}"} for name in DEFINITIONS)
+_LATENCY_SCHEMA, _SHARE_SCHEMA, _COUNT_SCHEMA, _RATE_SCHEMA = ({"$ref": f"#/$defs/{name}"} for name in DEFINITIONS)
 _VALUES_SCHEMA = {"type": "array", "minItems": 1, "uniqueItems": True}
 
 PARAMETERS_SCHEMA: dict[str, Any] = {
@@ -321,9 +305,10 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "description": "Of the penalty of a soft miss.",
         },
         "error_rate": _SHARE_SCHEMA,
+        "failed": _COUNT_SCHEMA,
         **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
-        **{f"{latency}.{statistic}": _LATENCY_SCHEMA for latency in LATENCIES for statistic in _COMMON_STATISTICS},
+        **{f"{latency}.{statistic}": _LATENCY_SCHEMA for latency in LATENCIES for statistic in STATISTICS},
     },
-    patternProperties={rf"^({'|'.join(LATENCIES)})\.p[0-9]{{1,2}}(\.[0-9]{{1,3}})?$": _LATENCY_SCHEMA},
+    patternProperties={rf"^({'|'.join(LATENCIES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
 )
 OBJECTIVE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}

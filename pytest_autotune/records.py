@@ -1,13 +1,13 @@
-"""What the store keeps of a trial, as plain data that selection and reports work on."""
+"""What the store keeps of runs and trials, as plain data that selection and reports work on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from pytest_autotune.samples import ClientHealth, Level
     from pytest_autotune.slo import Status
@@ -28,11 +28,16 @@ class BatchRecord:
     started_at: datetime  # UTC
     reason: str = ""  # why it failed or died
     cause: str = ""  # CauseKind value when it died
+    failed_checks: tuple[str, ...] = ()  # "name: problem" for each check of a Python suite that failed on it
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One trial as stored, with its batches in the order they ran."""
+    """One attempt at a trial as stored, with its batches in the order they ran.
+
+    Only a finished attempt counts. An interrupted one keeps the batches it had measured; its slot
+    is measured again, with the same configuration, as the next attempt.
+    """
 
     id: int
     slot: str  # node name
@@ -51,3 +56,51 @@ class TrialRecord:
     started_at: datetime
     run_id: str
     batches: tuple[BatchRecord, ...]
+    study: str = ""
+    generation: str = ""  # id of the run that began this search; later runs continue it
+    attempt: int = 1
+    ended_at: datetime | None = None
+    url: str = ""  # where the server listened
+    model_name: str = ""  # the name it answered to
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One invocation of pytest as stored."""
+
+    id: str
+    started_at: datetime
+    ended_at: datetime | None  # None while it runs, and for ever when it was killed
+    outcome: str | None
+    arguments: tuple[str, ...]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRecord:
+    """One suite that a run covered."""
+
+    run_id: str
+    study: str
+    suite: str  # node id
+    document: Mapping[str, Any]
+
+
+class Note(NamedTuple):
+    """What one process of a run was doing last."""
+
+    owner: str
+    text: str
+    at: datetime
+
+
+def utc_now() -> datetime:
+    """Return the current moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def utc_text(moment: datetime, *, timespec: str = "microseconds") -> str:
+    """Return an aware moment as ISO 8601 in UTC with ``Z``; texts of one `timespec` sort in order of time."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment!r} has no time zone")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=timespec)}Z"

@@ -1,18 +1,33 @@
-"""The results store: runs, trials, batches, samples; atomic claims; migrations."""
+"""The results store: runs, trials, batches, samples, and the atomic claims of trials."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from sqlalchemy import func, insert, select, update
+
+from pytest_autotune.database import Database
+from pytest_autotune.environment import mask, mask_argv
+from pytest_autotune.errors import StoreError
+from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
+from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
+from pytest_autotune.samples import ClientHealth, Level
+from pytest_autotune.slo import Status
+from pytest_autotune.space import canonical
+from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from pytest_autotune.records import BatchRecord, TrialRecord
+    from sqlalchemy import ColumnElement, Connection, Row
+
     from pytest_autotune.samples import Sample
-    from pytest_autotune.slo import Status
-    from pytest_autotune.space import Value
+    from pytest_autotune.space import Configuration, Value
+
+HEARTBEAT_LIMIT = timedelta(seconds=60)  # an owner silent for longer is dead, where nothing better is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +44,117 @@ class Claim:
 
 
 class Store:
-    """A results store behind any SQLAlchemy URL; SQLite runs in WAL mode. One per process, a context manager."""
+    """A results store behind an SQLite or PostgreSQL URL. One per process, a context manager.
 
-    def __init__(self, url: str) -> None:
-        raise NotImplementedError
+    A *study* is the key of one suite's measurements; a *generation* groups the trials of one search
+    in it, which goes on over interrupted runs. Each method is one transaction: it happened wholly or
+    not at all, whenever the process is killed, and what was measured is on the disk when it returns.
+
+    `alive` says of an owner whether its process lives, or None where it cannot know (another
+    machine); then, and without `alive`, an owner lives while its heartbeats are younger than 60 s.
+    Every method raises `StoreError`. Secrets are masked in all that is stored but configurations.
+    """
+
+    def __init__(
+        self, url: str, *, alive: Callable[[str], bool | None] | None = None, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._database = Database(url)
+        self._alive = alive
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
 
     def migrate(self) -> None:
-        """Create or upgrade the schema; the controller calls it before any worker opens the store."""
+        """Create or upgrade the schema; the controller does before any worker opens the store."""
+        self._database.migrate()
 
     def begin_run(
         self, run_id: str, *, started_at: datetime, environment: Mapping[str, Any], arguments: Sequence[str]
-    ) -> None: ...
+    ) -> None:
+        """Note that a run began."""
+        values = {"environment": mask(environment), "arguments": mask_argv(arguments)}
+        with self._database.write() as connection:
+            connection.execute(insert(runs).values(id=run_id, started_at=started_at, **values))
 
-    def end_run(self, run_id: str, *, outcome: str) -> None: ...
+    def end_run(self, run_id: str, *, outcome: str) -> None:
+        """Note how a run ended: "passed", "failed", "interrupted", ..."""
+        with self._database.write() as connection:
+            ended = update(runs).where(runs.c.id == run_id).values(outcome=outcome, ended_at=self._clock())
+            if connection.execute(ended).rowcount == 0:
+                raise StoreError(f"run {run_id} was never begun in this store")
 
     def record_suite(self, run_id: str, study: str, *, suite: str, document: Mapping[str, Any]) -> None:
-        """Note that the run covers this suite (node id) under this study key."""
+        """Note that the run covers this suite (node id) under this study key; again is no error."""
+        with self._database.write(lock=f"suites {run_id}") as connection:
+            same = (suites.c.run_id == run_id) & (suites.c.suite == suite)
+            if connection.execute(select(suites.c.suite).where(same)).first() is None:
+                values = {"run_id": run_id, "suite": suite, "study": study, "document": mask(document)}
+                connection.execute(insert(suites).values(values))
 
-    def claim(self, run_id: str, study: str, slot: str, *, owner: str, fresh: bool, choose: Any) -> Claim: ...
+    def claim(
+        self,
+        run_id: str,
+        study: str,
+        slot: str,
+        *,
+        owner: str,
+        fresh: bool,
+        choose: Callable[[tuple[TrialRecord, ...]], Configuration],
+        retry: Callable[[TrialRecord], bool] = lambda _: False,
+    ) -> Claim:
+        """Ask for a slot of the study's current generation, or with `fresh` of one that this run begins.
+
+        A slot that nobody claimed gets the configuration that `choose` returns for the generation's
+        history; whatever `choose` raises leaves the store as it was. It runs within the transaction,
+        while other claims of the study wait, so it must be quick and must not write to the store. A
+        slot whose owner is gone, that `owner` itself claimed before, or whose finished trial `retry`
+        finds not worth keeping, is granted anew with the same configuration.
+        """
+        with self._database.write(lock=f"study {study}") as connection:
+            generation = run_id if fresh else _latest_generation(connection, study) or run_id
+            of_slot = (trials.c.study == study) & (trials.c.generation == generation) & (trials.c.slot == slot)
+            newest = select(trials).where(of_slot).order_by(trials.c.attempt.desc()).limit(1).with_for_update()
+            last = connection.execute(newest).first()
+            if last is None:
+                attempt, configuration = 1, choose(_newest_attempts(_records(connection, _within(study, generation))))
+            else:
+                (earlier,) = _records(connection, trials.c.id == last.id)
+                if last.state == "finished":
+                    if not retry(earlier):
+                        return Claim("recorded", earlier)
+                    superseded = update(trials).where(trials.c.id == last.id).values(state="interrupted")
+                    connection.execute(superseded)
+                if last.state == "running":
+                    if last.owner != owner and self._lives(last):
+                        return Claim("busy", earlier)
+                    self._end(connection, last.id, state="interrupted", reason=f"{last.owner} is gone")
+                attempt, configuration = last.attempt + 1, earlier.configuration
+            now = self._clock()
+            new = insert(trials).values(
+                study=study,
+                generation=generation,
+                slot=slot,
+                attempt=attempt,
+                configuration=dict(configuration),
+                configuration_key=canonical(configuration),
+                state="running",
+                owner=owner,
+                run_id=run_id,
+                started_at=now,
+                heartbeat_at=now,
+            )
+            granted = connection.execute(new.returning(trials.c.id)).scalar_one()
+            (record,) = _records(connection, trials.c.id == granted)
+        return Claim("granted", record)
+
+    def heartbeat(self, trial: int) -> bool:
+        """Say that the trial's owner lives; False when the trial is no longer its own."""
+        with self._database.write(durable=False) as connection:
+            return self._touch(connection, trial)
 
     def record_deployment(
         self,
@@ -55,10 +163,233 @@ class Store:
         argv: Sequence[str],
         effective: Mapping[str, Value],
         gpus: int,
-        deploy_s: float,
+        deploy_s: float | None,
         server_log: str,
-    ) -> None: ...
+        url: str = "",
+        model_name: str = "",
+    ) -> None:
+        """Note what was started; `deploy_s` is None when it never became ready."""
+        with self._database.write() as connection:
+            kept = self._touch(
+                connection,
+                trial,
+                argv=mask_argv(argv),
+                effective=mask(effective),
+                gpus=gpus,
+                deploy_s=deploy_s,
+                server_log=server_log,
+                url=url,
+                model_name=model_name,
+            )
+            if not kept:
+                raise _refusal(connection, trial)
 
-    def record_batch(self, trial: int, batch: BatchRecord, samples: Sequence[Sample]) -> None: ...
+    def record_batch(self, trial: int, batch: BatchRecord, samples_of_batch: Sequence[Sample]) -> None:
+        """Keep a batch with its samples; a level that the trial already has is refused."""
+        encoded = encode_samples(samples_of_batch)
+        with self._database.write() as connection:
+            if not self._touch(connection, trial):
+                raise _refusal(connection, trial)
+            recorded = select(batches.c.id).where(batches.c.trial_id == trial, batches.c.level == batch.level.name)
+            if connection.execute(recorded).first() is not None:
+                raise StoreError(f"batch {batch.level.name} of trial {trial} is already recorded")
+            new = insert(batches).values(
+                trial_id=trial,
+                level=batch.level.name,
+                concurrency=batch.level.concurrency,
+                status=batch.status,
+                metrics=dict(batch.metrics),
+                client=None if batch.client is None else asdict(batch.client),
+                errors=dict(batch.errors),
+                requests=batch.requests,
+                window_s=batch.window_s,
+                started_at=batch.started_at,
+                reason=batch.reason,
+                cause=batch.cause,
+                failed_checks=list(batch.failed_checks),
+            )
+            key = connection.execute(new.returning(batches.c.id)).scalar_one()
+            connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
 
-    def finish(self, trial: int, *, status: Status, reason: str = "", cause: str = "", elapsed_s: float) -> None: ...
+    def record_check(self, trial: int, level: Level, *, name: str, problem: str) -> None:
+        """Note that a check of a Python suite failed on a recorded batch: the batch is not compliant."""
+        with self._database.write() as connection:
+            of_batch = (batches.c.trial_id == trial) & (batches.c.level == level.name)
+            failed = connection.execute(select(batches.c.failed_checks).where(of_batch)).scalar_one()
+            connection.execute(update(batches).where(of_batch).values(failed_checks=[*failed, f"{name}: {problem}"]))
+
+    def finish(self, trial: int, *, status: Status, reason: str = "", cause: str = "", elapsed_s: float) -> None:
+        """Close a trial with its verdict: from now on it counts, and its slot is never measured again."""
+        with self._database.write() as connection:
+            values = {"status": str(status), "reason": reason, "cause": cause, "elapsed_s": elapsed_s}
+            if not self._end(connection, trial, state="finished", **values):
+                raise _refusal(connection, trial)
+
+    def release(self, trial: int, *, reason: str) -> None:
+        """Give a trial back unfinished, to be measured again later; its batches stay readable."""
+        with self._database.write() as connection:
+            if not self._end(connection, trial, state="interrupted", reason=reason):
+                raise _refusal(connection, trial)
+
+    def mark_lost(self, run_id: str, owner: str, *, reason: str) -> tuple[int, ...]:
+        """Give back every trial that a dead process was running, and return their ids."""
+        with self._database.write() as connection:
+            running = (trials.c.run_id == run_id) & (trials.c.owner == owner) & (trials.c.state == "running")
+            found = connection.execute(select(trials.c.id).where(running).order_by(trials.c.id)).scalars().all()
+            return tuple(i for i in found if self._end(connection, i, state="interrupted", reason=reason))
+
+    def set_progress(self, run_id: str, owner: str, text: str) -> None:
+        """Say what a process of the run is doing; its last text replaces the one before."""
+        values = {"text": text, "at": self._clock()}
+        with self._database.write(durable=False) as connection:
+            own = update(progress).where(progress.c.run_id == run_id, progress.c.owner == owner).values(values)
+            if connection.execute(own).rowcount == 0:
+                connection.execute(insert(progress).values(run_id=run_id, owner=owner, **values))
+
+    def progress(self, run_id: str) -> list[Note]:
+        """Return what each process of the run said last, by owner."""
+        with self._database.read() as connection:
+            said = select(progress.c.owner, progress.c.text, progress.c.at)
+            rows = connection.execute(said.where(progress.c.run_id == run_id).order_by(progress.c.owner))
+            return [Note(*row) for row in rows]
+
+    def history(self, study: str) -> tuple[TrialRecord, ...]:
+        """Return the newest attempt of each slot of the current generation, in the order of first claims."""
+        with self._database.read() as connection:
+            generation = _latest_generation(connection, study)
+            return () if generation is None else _newest_attempts(_records(connection, _within(study, generation)))
+
+    def trial(self, trial: int) -> TrialRecord:
+        """Return one attempt."""
+        with self._database.read() as connection:
+            for record in _records(connection, trials.c.id == trial):
+                return record
+        raise StoreError(f"there is no trial {trial} in this store")
+
+    def trials_of_run(self, run_id: str) -> tuple[TrialRecord, ...]:
+        """Return every attempt that the run claimed, interrupted ones too, in order."""
+        with self._database.read() as connection:
+            return tuple(_records(connection, trials.c.run_id == run_id))
+
+    def samples(self, trial: int, level: Level) -> tuple[Sample, ...]:
+        """Return the requests of a batch, times within half a microsecond of what was measured."""
+        of_batch = (batches.c.trial_id == trial) & (batches.c.level == level.name)
+        with self._database.read() as connection:
+            row = connection.execute(select(samples.c.codec, samples.c.data).join(batches).where(of_batch)).first()
+        if row is None:
+            raise StoreError(f"trial {trial} has no batch {level.name} in this store")
+        return decode_samples(row.codec, row.data)
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        """Return every run, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()))
+            return tuple(
+                RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
+                for row in rows
+            )
+
+    def suites_of_run(self, run_id: str) -> tuple[SuiteRecord, ...]:
+        """Return the suites that a run covered, by node id."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(suites).where(suites.c.run_id == run_id).order_by(suites.c.suite))
+            return tuple(SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows)
+
+    def studies_of_run(self, run_id: str) -> tuple[str, ...]:
+        """Return the study keys of the suites that a run covered, each once."""
+        return tuple(dict.fromkeys(suite.study for suite in self.suites_of_run(run_id)))
+
+    def _lives(self, trial: Row[Any]) -> bool:
+        alive = None if self._alive is None else self._alive(trial.owner)
+        return self._clock() - trial.heartbeat_at <= HEARTBEAT_LIMIT if alive is None else alive
+
+    def _touch(self, connection: Connection, trial: int, **values: Any) -> bool:
+        """Change a running trial and move its heartbeat; False when it is not running."""
+        own = update(trials).where(trials.c.id == trial, trials.c.state == "running")
+        return connection.execute(own.values(heartbeat_at=self._clock(), **values)).rowcount == 1
+
+    def _end(self, connection: Connection, trial: int, *, state: str, **values: Any) -> bool:
+        return self._touch(connection, trial, state=state, ended_at=self._clock(), **values)
+
+
+def _refusal(connection: Connection, trial: int) -> StoreError:
+    """Explain a write to a trial that is not running: it was taken over while its owner seemed dead."""
+    row = connection.execute(select(trials.c.state, trials.c.reason).where(trials.c.id == trial)).first()
+    if row is None:
+        return StoreError(f"there is no trial {trial} in this store")
+    because = f" ({row.reason})" if row.reason else ""
+    return StoreError(f"trial {trial} is {row.state}{because}, not running: what it measures now is not kept")
+
+
+def _latest_generation(connection: Connection, study: str) -> str | None:
+    """Return the generation that began last, however long an older one goes on."""
+    begun = select(trials.c.generation).where(trials.c.study == study).group_by(trials.c.generation)
+    return connection.execute(begun.order_by(func.min(trials.c.id).desc()).limit(1)).scalar()
+
+
+def _within(study: str, generation: str) -> ColumnElement[bool]:
+    return (trials.c.study == study) & (trials.c.generation == generation)
+
+
+def _newest_attempts(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    return tuple({record.slot: record for record in records}.values())
+
+
+def _records(connection: Connection, condition: ColumnElement[bool]) -> list[TrialRecord]:
+    """Return trials with their batches, in the order of claims.
+
+    Trials first: one that reads as finished then has all its batches, whatever is written meanwhile.
+    """
+    rows = connection.execute(select(trials).where(condition).order_by(trials.c.id)).all()
+    measured: dict[int, list[BatchRecord]] = {}
+    for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
+        measured.setdefault(batch.trial_id, []).append(_batch_record(batch))
+    return [_trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]
+
+
+def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:
+    return TrialRecord(
+        id=row.id,
+        slot=row.slot,
+        configuration=row.configuration,
+        state=row.state,
+        status=None if row.status is None else Status(row.status),
+        reason=row.reason,
+        cause=row.cause,
+        owner=row.owner,
+        argv=tuple(row.argv),
+        effective=row.effective,
+        gpus=row.gpus,
+        deploy_s=row.deploy_s,
+        elapsed_s=row.elapsed_s,
+        server_log=row.server_log,
+        started_at=row.started_at,
+        run_id=row.run_id,
+        batches=measured,
+        study=row.study,
+        generation=row.generation,
+        attempt=row.attempt,
+        ended_at=row.ended_at,
+        url=row.url,
+        model_name=row.model_name,
+    )
+
+
+_CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
+
+
+def _batch_record(row: Row[Any]) -> BatchRecord:
+    client = row.client  # an older or newer release may know other fields
+    return BatchRecord(
+        level=Level(row.concurrency),
+        status=row.status,
+        metrics=row.metrics,
+        client=None if client is None else ClientHealth(**{k: v for k, v in client.items() if k in _CLIENT_FIELDS}),
+        errors=row.errors,
+        requests=row.requests,
+        window_s=row.window_s,
+        started_at=row.started_at,
+        reason=row.reason,
+        cause=row.cause,
+        failed_checks=tuple(row.failed_checks),
+    )

@@ -140,8 +140,9 @@ class Plain(Block):
     engine_python: Text | None = Field(default=None, description="Python interpreter of the engine's own environment.")
     command: Command = Field(
         default=(),
-        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {flags} "
-        "(all settings as flags) or {<name of a setting>}. A list, or one line; never given to a shell.",
+        description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {python} "
+        "(engine_python), {flags} (all settings that are not named, as flags) or {<name of a setting>}. A list, or "
+        "one line that is split but never given to a shell.",
         examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
     )
     url: Url | None = Field(
@@ -241,6 +242,6 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     does not set: with `known_flags` (of the installed engine) only those, without it anything
     that is not an evident typo. `metrics` are objectives beyond the built-in ones.
     """
-    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above  # noqa: PLC0415
+    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above
 
     return read_suite(path, known_flags=known_flags, metrics=metrics)

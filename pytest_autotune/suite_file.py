@@ -199,7 +199,9 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
     used: set[str] = set()
     for index, argument in enumerate(file.command):
         if "{flags}" in argument and argument != "{flags}":
-            collector.note(("command", index), f"{{flags}} becomes any number of arguments; it cannot be a part of {argument!r}")
+            collector.note(
+                ("command", index), f"{{flags}} becomes any number of arguments; it cannot be a part of {argument!r}"
+            )
         for name in re.findall(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}", argument):  # not ${VARIABLE}
             used.add(name)
             if name not in allowed:

@@ -72,9 +72,9 @@ def _text(path: Path) -> str:
 
 
 def _compose(text: str, path: Path) -> Any:
-    from ruamel.yaml import YAML  # here: it costs tens of milliseconds  # noqa: PLC0415
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
-    from ruamel.yaml.reader import ReaderError  # noqa: PLC0415
+    from ruamel.yaml import YAML  # here: it costs tens of milliseconds
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
 
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = _DEEPEST

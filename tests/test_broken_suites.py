@@ -13,6 +13,12 @@ from pytest_autotune.suite import load_suite
 
 HEAD = "name: chat\nengine: sim\nmodel: llama\n"
 
+METRICS = (
+    "(allowed: ttft, tpot, itl, e2e with one of mean, std, min, max, p0 ... p100, as in ttft.p90; "
+    "output_throughput, total_throughput, input_throughput, request_throughput, goodput, each also with _per_gpu; "
+    "error_rate, requests, failed)"
+)
+
 BROKEN = [
     pytest.param("", "chat.yaml: the file is empty; write at least name:, engine: and parameters:", id="empty file"),
     pytest.param(
@@ -399,18 +405,19 @@ BROKEN = [
         id="metric without a statistic",
     ),
     pytest.param(
-        HEAD + "slo: {ttft.p100: 500ms}\n",
-        "chat.yaml:4: slo.ttft.p100: 'ttft.p100' has no statistic 'p100'; allowed: mean and p1 to p99.999, e.g. ttft.p90",
+        HEAD + "slo: {ttft.p101: 500ms}\n",
+        "chat.yaml:4: slo.ttft.p101: 'ttft.p101' is not a metric; did you mean 'ttft.p90'? " + METRICS,
         id="unknown statistic",
     ),
     pytest.param(
         HEAD + "slo: {output_thruput: 100}\n",
-        "chat.yaml:4: slo.output_thruput: unknown metric 'output_thruput' (did you mean 'output_throughput'?); allowed are, for example, ttft.p90, tpot.mean, e2e.p99, error_rate, output_throughput",
+        "chat.yaml:4: slo.output_thruput: 'output_thruput' is not a metric; did you mean 'output_throughput'? "
+        + METRICS,
         id="unknown metric",
     ),
     pytest.param(
         HEAD + "slo: {goodput.p90: 100}\n",
-        "chat.yaml:4: slo.goodput.p90: 'goodput' is one number for a batch; write it without '.p90'",
+        "chat.yaml:4: slo.goodput.p90: 'goodput.p90' is not a metric; did you mean 'goodput'? " + METRICS,
         id="throughput with a statistic",
     ),
     pytest.param(
@@ -526,7 +533,7 @@ BROKEN = [
     ),
     pytest.param(
         "name: chat\nengine: command\ncommand: [serve, --port, '{prot}', --at, '{port}']\n",
-        "chat.yaml:3: command[2]: unknown placeholder {prot} (did you mean '{port}'?); allowed: {port}, {host}, {model}, {model_name}, {flags}",
+        "chat.yaml:3: command[2]: unknown placeholder {prot} (did you mean '{port}'?); allowed: {port}, {host}, {model}, {model_name}, {python}, {flags}",
         id="unknown placeholder",
     ),
     pytest.param(
@@ -663,6 +670,16 @@ BROKEN = [
         HEAD + 'description: "\\U00110000"\n',
         "chat.yaml: not valid YAML: chr() arg not in range(0x110000)",
         id="character beyond Unicode",
+    ),
+    pytest.param(
+        "name: chat\nengine: command\ncommand: [serve, --port, '{port}', '--all={flags}']\n",
+        "chat.yaml:3: command[3]: {flags} becomes any number of arguments; it cannot be a part of '--all={flags}'",
+        id="flags inside an argument",
+    ),
+    pytest.param(
+        HEAD + "slo: {failed: 1.5}\n",
+        "chat.yaml:4: slo.failed: 1.5 is not a whole number; write a whole number of at least 0",
+        id="fraction of a failure",
     ),
 ]
 

@@ -6,10 +6,10 @@ import jsonschema
 import pytest
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.schema import suite_schema
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Choice, Constraint, Float, Integer, Space
 from pytest_autotune.suite import LoadBlock, Objective, SearchBlock, Suite, TimeoutsBlock, load_suite
+from pytest_autotune.suite_schema import suite_schema
 from pytest_autotune.yaml_source import read_yaml
 
 CHAT = """\
@@ -98,7 +98,9 @@ def test_smallest_suite_has_only_the_defaults_and_the_implicit_error_rate(load):
     ("written", "limit"),
     [
         pytest.param("ttft.p90: 500ms", Limit("ttft.p90", 0.5), id="latency is a maximum"),
-        pytest.param("itl.p99.9: {min: 1ms}", Limit("itl.p99.9", 0.001, floor=True), id="latency with a floor"),
+        pytest.param("itl.p99.95: {min: 1ms}", Limit("itl.p99.95", 0.001, floor=True), id="latency with a floor"),
+        pytest.param("failed: 0", Limit("failed", 0.0), id="failed requests"),
+        pytest.param("requests: 300", Limit("requests", 300.0, floor=True), id="enough requests to judge by"),
         pytest.param("goodput: 3", Limit("goodput", 3.0, floor=True), id="rate is a minimum"),
         pytest.param("goodput: {max: 3}", Limit("goodput", 3.0), id="rate with a ceiling"),
         pytest.param(
@@ -176,13 +178,20 @@ def test_endpoint_is_a_base_url(load, written):
     assert suite.deploy == "endpoint"
 
 
+@pytest.mark.parametrize(
+    "written", ["${SERVER}", "${SERVER:-http://127.0.0.1:8000}", "http://${HOST}:${PORT}", "https://${HOST}"]
+)
+def test_endpoint_may_come_from_the_environment(load, written):
+    assert load(f"name: c\nengine: endpoint\nurl: '{written}'\n").url == written
+
+
 def test_engine_of_a_plugin_is_accepted(load):
     assert load("name: c\nengine: my_engine2\n").engine == "my_engine2"
 
 
 def test_objective_of_a_plugin_is_accepted_when_it_is_known(load):
     text = HEAD + "objective: maximize tokens_per_dollar\n"
-    with pytest.raises(SuiteError, match="unknown metric 'tokens_per_dollar'"):
+    with pytest.raises(SuiteError, match="'tokens_per_dollar' is not a metric"):
         load(text)
     assert load(text, metrics=["tokens_per_dollar"]).objective.metric == "tokens_per_dollar"
 

@@ -1,1 +1,16 @@
 """Ways to run a model server, and to leave nothing of it behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_autotune.deploy.server import Deployer
+
+
+def builtin_deployer(name: str) -> Deployer | None:
+    """Return the deployer for ``deploy: name``, or None for a name that no built-in one has."""
+    from pytest_autotune.deploy.endpoint import EndpointDeployer
+    from pytest_autotune.deploy.local import LocalDeployer
+
+    return {"local": LocalDeployer, "endpoint": EndpointDeployer}.get(name, lambda: None)()

@@ -88,7 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=_whole, help="seed of output lengths, texts and noise")
     add("--time-scale", type=_scale, help="simulated time is multiplied by this; 0.1 is ten times faster")
     add("--noise", type=_noise, help="standard deviation of a step's time, relative")
-    add("--fault", type=_fault, nargs="+", action="extend", metavar="SPEC", help="inject a fault, see faults.py")
+    repeated: dict[str, Any] = {"default": [], "nargs": "+", "action": "extend"}
+    parser.add_argument("--fault", type=_fault, metavar="SPEC", help="inject a fault, see faults.py", **repeated)
     return parser
 
 

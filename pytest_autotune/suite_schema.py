@@ -10,9 +10,9 @@ URI = "https://json-schema.org/draft/2020-12/schema"
 
 def suite_schema() -> dict[str, Any]:
     """Return the schema, generated from the models that read a suite file (draft 2020-12)."""
-    from pytest_autotune import notation  # here: pydantic takes a while to import  # noqa: PLC0415
-    from pytest_autotune.suite import Objective  # noqa: PLC0415
-    from pytest_autotune.suite_file import SuiteFile  # noqa: PLC0415
+    from pytest_autotune import notation  # here: pydantic takes a while to import
+    from pytest_autotune.suite import Objective
+    from pytest_autotune.suite_file import SuiteFile
 
     schema = SuiteFile.model_json_schema(by_alias=True)
     definitions = {**schema.pop("$defs"), **notation.DEFINITIONS}

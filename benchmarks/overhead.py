@@ -1,0 +1,132 @@
+"""What the plugin itself costs: collection, a pytest run without suites, and each batch.
+
+    python benchmarks/overhead.py
+
+Prints a figure and its limit for each; exits 1 when a limit is missed. Costs that are differences
+(with and without the plugin) are measured as interleaved pairs, and the median of the pairs counts.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+CONFIGURATIONS_SUITE = """\
+name: large
+engine: sim
+model: llama-3.1-8b
+parameters:
+  max-num-seqs: {int: [1, 100], step: 1}
+  max-num-batched-tokens: {int: [128, 12800], step: 128}
+load: {prompt_tokens: 64, output_tokens: 16, concurrency: 8, duration: 1s, warmup: 0s}
+slo: {ttft.p90: 1s}
+search: {defaults: false}
+"""
+
+BATCHES_SUITE = """\
+name: batches
+engine: sim
+model: llama-3.1-8b
+fixed: {time-scale: 0.01}
+load: {prompt_tokens: 64, output_tokens: 16, concurrency: [%s], duration: 1s, warmup: 0s}
+slo: {ttft.p90: 1s, tpot.mean: 50ms, e2e.p99: 10s}
+"""
+
+# Stands in for the load, which is not to be counted: what a batch of 500 requests hands back.
+INSTANT_LOAD = """\
+from pytest_autotune.samples import ClientHealth, Measurement, Sample
+
+class Instant:
+    def run(self, target, level, workload, *, died, on_progress):
+        samples = tuple(
+            Sample(sent_s=i * 0.002, first_s=i * 0.002 + 0.1, end_s=i * 0.002 + 0.9, prompt_tokens=64,
+                   output_tokens=128, gaps_s=(0.0063,) * 127)
+            for i in range(500)
+        )
+        health = ClientHealth(lag_p99_s=0.0, lag_max_s=0.0, send_p99_s=0.0, cpu_share=0.0)
+        return Measurement(level=level, samples=samples, window_s=1.0, warmup_requests=0, client=health, errors={})
+
+def pytest_autotune_load_generator(suite):
+    return Instant()
+"""
+
+
+def pytest_run(directory: Path, *arguments: str) -> tuple[float, str]:
+    """Run pytest in `directory`; return wall seconds and output."""
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    elapsed = time.perf_counter() - begun
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return elapsed, done.stdout
+
+
+def collection() -> tuple[float, float]:
+    """Return seconds and peak MB for collecting 10,000 configurations (20,000 items)."""
+    with tempfile.TemporaryDirectory() as text:
+        directory = Path(text)
+        (directory / "pytest.ini").touch()
+        (directory / "large.yaml").write_text(CONFIGURATIONS_SUITE)
+        empty, _ = pytest_run(directory, "--version")
+        elapsed, output = pytest_run(directory, "large.yaml", "--autotune", "--collect-only", "-qq")
+        if "20000" not in output:
+            raise SystemExit(f"expected 20000 items, got: {output[-200:]}")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        return elapsed - empty, peak
+
+
+def idle() -> float:
+    """Return what the plugin adds to a pytest run that does not use it, in seconds."""
+    with tempfile.TemporaryDirectory() as text:
+        directory = Path(text)
+        (directory / "pytest.ini").touch()
+        (directory / "test_nothing.py").write_text("def test_nothing(): pass\n")
+        pytest_run(directory)
+        pairs = []
+        for _ in range(15):
+            without, _ = pytest_run(directory, "-p", "no:autotune")
+            with_plugin, _ = pytest_run(directory)
+            pairs.append(with_plugin - without)
+        return statistics.median(pairs)
+
+
+def batch() -> float:
+    """Return the median seconds of a batch item whose load takes no time."""
+    with tempfile.TemporaryDirectory() as text:
+        directory = Path(text)
+        (directory / "pytest.ini").touch()
+        (directory / "conftest.py").write_text(INSTANT_LOAD)
+        levels = ", ".join(str(level) for level in range(1, 61))
+        (directory / "batches.yaml").write_text(BATCHES_SUITE % levels)
+        pytest_run(directory, "batches.yaml", "--autotune", "--junitxml=report.xml")
+        cases = ET.parse(directory / "report.xml").getroot().iter("testcase")
+        times = [float(case.get("time", "nan")) for case in cases if re.fullmatch(r"c\d+", case.get("name", ""))]
+        if len(times) != 60:
+            raise SystemExit(f"expected 60 batches, got {len(times)}")
+        return statistics.median(times)
+
+
+def main() -> int:
+    """Print each figure with its limit."""
+    seconds, megabytes = collection()
+    figures = [
+        ("collecting 10,000 configurations", seconds, 3.0, "s"),
+        ("peak memory of that", megabytes, 300.0, "MB"),
+        ("a pytest run without --autotune", idle() * 1000, 50.0, "ms"),
+        ("overhead per batch of 500 requests", batch() * 1000, 30.0, "ms"),
+    ]
+    for name, value, limit, unit in figures:
+        print(f"{name:<40} {value:8.1f} {unit:<3} (limit {limit:.0f} {unit})")
+    return int(any(value > limit for _, value, limit, _ in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

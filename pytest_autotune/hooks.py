@@ -1,0 +1,72 @@
+"""Hooks that other plugins and conftest files implement to extend pytest-autotune.
+
+A plugin that must also work where pytest-autotune is not installed marks its implementations with
+``@pytest.hookimpl(optionalhook=True)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_autotune.deploy.server import Deployer
+    from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.load.generator import LoadGenerator
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial
+    from pytest_autotune.suite import Suite
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_autotune_engine(name: str) -> Engine | None:
+    """Return the engine that suites call `name`, or None for a name that is not yours.
+
+    Called at collection in every process, before the built-in engines are asked; stops at the
+    first result that is not None.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_autotune_deployer(name: str) -> Deployer | None:
+    """Return the deployer for ``deploy: name``, or None for a name that is not yours.
+
+    Called when a trial is about to be deployed, in the process that deploys it.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_autotune_load_generator(suite: Suite) -> LoadGenerator | None:
+    """Return what loads the servers of `suite`, or None for the built-in streaming client."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_autotune_objective(suite: Suite, batches: Sequence[JudgedBatch]) -> float | None:
+    """Return the score of a trial from its compliant batches, in the direction of the suite's objective.
+
+    Called with at least one batch, on the process that selects. None keeps the suite's objective.
+    """
+
+
+def pytest_autotune_suite_loaded(config: pytest.Config, suite: Suite) -> None:
+    """Look at a validated suite before its trials are collected; raise `SuiteError` to refuse it.
+
+    Called in every process; each must come to the same result, or xdist refuses the collection.
+    """
+
+
+def pytest_autotune_trial_finished(config: pytest.Config, suite: Suite, trial: TrialRecord) -> None:
+    """Take note of a trial whose server is gone and whose results are stored.
+
+    Called in the process that measured it, not for trials whose recorded result is reused.
+    """
+
+
+def pytest_autotune_selected(config: pytest.Config, suite: Suite, best: JudgedTrial | None) -> None:
+    """Act on the selected trial, e.g. roll it out; None when no configuration complies.
+
+    Called once per suite on the controller, after all trials and before the gate is reported.
+    """

@@ -1,0 +1,313 @@
+"""The collection tree of a suite: file, trials, deploy and batch items, and the fixtures on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_autotune.errors import SloViolation
+from pytest_autotune.formatting import settings
+from pytest_autotune.plan import slots
+from pytest_autotune.search import SpaceExhausted
+from pytest_autotune.slo import Status, explain
+from pytest_autotune.stash import run_of
+from pytest_autotune.trial import LiveTrial, NotRun
+from pytest_autotune.views import Batch, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from pytest_autotune.deploy.server import Server
+    from pytest_autotune.samples import Level
+    from pytest_autotune.trial import MeasuredBatch, Plan, Slot
+
+CHECK_FIXTURES = frozenset({"batch", "trial", "model_server"})
+
+
+class Trial(pytest.Collector):
+    """One configuration, or a slot for one: claimed when its first item is set up, always torn down after its last."""
+
+    def __init__(self, *, plan: Plan, slot: Slot, checks: tuple[pytest.Function, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+        self.slot = slot
+        self.checks = checks
+        self.live: LiveTrial | None = None
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield ``deploy``, then for each level its batch and the file's own checks of it, then checks of the trial."""
+        yield Deploy.from_parent(self, name="deploy")
+        for level in self.plan.levels:
+            yield BatchItem.from_parent(self, name=level.name, level=level)
+            for check in self.checks:
+                if "batch" in check.fixturenames:
+                    yield Check.from_parent(self, name=f"{check.name}[{level.name}]", callobj=check.obj, level=level)
+        for check in self.checks:
+            if "batch" not in check.fixturenames:
+                yield Check.from_parent(self, name=check.name, callobj=check.obj, level=None)
+
+    def setup(self) -> None:
+        """Claim the slot, once; a slot that is not to be run skips all its items."""
+        run = run_of(self.config)
+        if run.settings.plan_only:
+            return
+        try:
+            self.live = LiveTrial(self.plan, self.slot, run.bench(self.plan))
+        except (NotRun, SpaceExhausted) as reason:
+            pytest.skip(str(reason))
+        self.addfinalizer(self.live.close)
+
+    @property
+    def claimed(self) -> LiveTrial:
+        """The claimed trial; only after `setup`."""
+        assert self.live is not None, "a trial's items run only after its setup"
+        return self.live
+
+
+class TrialItem(pytest.Item):
+    """What the items of a trial share: the parameters on every report, and the suite as their place."""
+
+    trial: Trial
+    category = ""  # outcome when it passes, as the terminal counts it
+
+    def describe(self, **properties: object) -> None:
+        """Put the trial's parameters and `properties` on the reports, which reach the controller and JUnit."""
+        live = self.trial.claimed
+        self.user_properties += [(f"param.{name}", value) for name, value in live.configuration.items()]
+        self.user_properties += list(properties.items())
+        self.user_properties.append(("autotune.configuration", settings(live.configuration)))
+        if live.recorded:
+            self.user_properties.append(("autotune.recorded", live.record.run_id))
+
+
+class Deploy(TrialItem):
+    """``deploy``: starting the server, with a duration of its own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = _trial_of(self)
+
+    def setup(self) -> None:
+        """Deploy; a server that refuses is a finding, one that does not come up an error."""
+        self.describe()
+        _not_run_is_skip(self.trial.claimed.deploy)
+        self.user_properties.append(("autotune.outcome", "deployed"))
+
+    def runtest(self) -> None:
+        """Do nothing more: the server is up."""
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Place the item in its suite file."""
+        return self.path, 0, f"{self.trial.name} deploy"
+
+
+class BatchItem(TrialItem):
+    """``c8``: one load level, measured in the set-up phase and judged in the call phase.
+
+    So a batch that cannot be measured is an error, one that misses its limits a failure.
+    """
+
+    def __init__(self, *, level: Level, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = _trial_of(self)
+        self.level = level
+        self.measured: MeasuredBatch | None = None
+        self.add_marker(_config_marker(self.trial.slot, level))
+
+    def setup(self) -> None:
+        """Measure the batch, or read its record."""
+        self.describe(concurrency=self.level.concurrency)
+        self.measured = measured = _measure(self.trial, self.level)
+        self.user_properties += [(metric, _decimal(value)) for metric, value in sorted(measured.record.metrics.items())]
+
+    def runtest(self) -> None:
+        """Assert every SLO of the suite."""
+        assert self.measured is not None, "pytest sets an item up before it runs it"
+        verdict = self.measured.verdict
+        self.user_properties.append(("autotune.outcome", str(verdict.status)))
+        self.user_properties.append(("autotune.reason", verdict.reason))
+        if verdict.status is not Status.COMPLIANT:
+            raise SloViolation(f"{verdict.reason}\n{explain(verdict)}")
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Place the item in its suite file."""
+        return self.path, 0, f"{self.trial.name} {self.name}"
+
+
+class Check(pytest.Function):
+    """A test function of a Python suite, run on each batch of each trial (or once per trial)."""
+
+    def __init__(self, *, level: Level | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = _trial_of(self)
+        self.level = level
+        self.add_marker(_config_marker(self.trial.slot, level))
+
+    def setup(self) -> None:
+        """Put the parameters on the reports, then set the function's fixtures up."""
+        TrialItem.describe(self)  # type: ignore[arg-type]
+        super().setup()
+
+    def runtest(self) -> None:
+        """Run the function; its verdict counts for the batch."""
+        try:
+            super().runtest()
+        except AssertionError as missed:
+            if self.level is not None:
+                self.trial.claimed.note_check(self.level, self.name, str(missed).partition("\n")[0])
+            raise
+        self.user_properties.append(("autotune.outcome", "compliant"))
+
+
+class SuiteFile(pytest.File):
+    """A YAML suite."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Yield the suite's trials, or one item that says why it is not run."""
+        yield from collect_suite(self, self.path, checks=())
+
+
+class PythonSuite(pytest.Module):
+    """A Python suite: ``SUITE`` names a YAML suite, test functions add checks of their own to its trials."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Yield the trials of ``SUITE`` with the module's checks; other tests of the module as they are."""
+        checks = []
+        for node in super().collect():
+            if isinstance(node, pytest.Function) and CHECK_FIXTURES & set(node.fixturenames):
+                if hasattr(node, "callspec"):
+                    raise self.CollectError(
+                        f"{self.nodeid}::{node.originalname}: a check of a suite cannot be parametrized; it already "
+                        "runs once per trial and batch. Put the values under `parameters:` of the suite, or loop inside"
+                    )
+                checks.append(node)
+            else:
+                yield node
+        suite = getattr(self.obj, "SUITE", None)
+        if suite is None and checks:
+            raise self.CollectError(
+                f"{self.nodeid}: {checks[0].name} takes fixtures of a trial, but the module has no SUITE; "
+                'add SUITE = "<file>.yaml", relative to this file'
+            )
+        if suite is not None:
+            yield from collect_suite(self, self.path.parent / suite, checks=tuple(checks))
+
+
+class NotSearched(pytest.Item):
+    """Stands for a whole suite that is not run, and says why."""
+
+    def __init__(self, *, reason: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reason = reason
+
+    def setup(self) -> None:
+        """Skip."""
+        pytest.skip(self.reason)
+
+    def runtest(self) -> None:
+        """Never reached: setup skips."""
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Place the item in its suite file."""
+        return self.path, 0, self.name
+
+
+def collect_suite(
+    parent: SuiteFile | PythonSuite, path: Path, *, checks: tuple[pytest.Function, ...]
+) -> Iterator[pytest.Item | pytest.Collector]:
+    """Yield the trials of the suite at `path` under `parent`, or the one item that says why there are none."""
+    run = run_of(parent.config)
+    if not run.settings.active:
+        yield NotSearched.from_parent(parent, name="verify", reason=run.how_to_start(path))
+        return
+    plan = run.plan(path, nodeid=parent.nodeid)
+    missing = () if run.settings.plan_only else run.missing(plan)
+    if missing:
+        yield NotSearched.from_parent(parent, name="preflight", reason="; ".join(missing))
+        return
+    for slot in slots(plan.suite):
+        trial: Trial = Trial.from_parent(parent, name=slot.name, plan=plan, slot=slot, checks=checks)
+        trial.add_marker(_config_marker(slot, None))
+        yield trial
+
+
+def _trial_of(item: pytest.Item) -> Trial:
+    assert isinstance(item.parent, Trial)
+    return item.parent
+
+
+def _not_run_is_skip(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except NotRun as reason:
+        pytest.skip(str(reason))
+
+
+def _measure(trial: Trial, level: Level) -> MeasuredBatch:
+    try:
+        return trial.claimed.measure(level)
+    except NotRun as reason:
+        pytest.skip(str(reason))
+
+
+def _config_marker(slot: Slot, level: Level | None) -> pytest.MarkDecorator:
+    """Make the marker that ``-m 'config(max_num_seqs=64, concurrency=8)'`` selects.
+
+    Dashes become underscores; numbers with a fraction and lists are matched as text, since a mark
+    expression knows integers, text, true, false and none only.
+    """
+    values: dict[str, Any] = {name.replace("-", "_"): _markable(value) for name, value in slot.parameters.items()}
+    if level is not None:
+        values["concurrency"] = level.concurrency
+    return pytest.mark.config(**values)
+
+
+def _markable(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _decimal(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> LiveTrial:
+    """The trial that the check belongs to: its configuration, slot, record and GPUs."""
+    return _node(request, "trial").claimed
+
+
+@pytest.fixture
+def batch(request: pytest.FixtureRequest) -> Batch:
+    """The measured batch that the check is about; measured on first use, once for all checks."""
+    node = _node(request, "batch")
+    item: Check = request.node
+    assert item.level is not None, "a check that takes `batch` is collected once per level"
+    return Batch(_measure(node, item.level))
+
+
+@pytest.fixture
+def slo(request: pytest.FixtureRequest) -> Limits:
+    """The limits of the suite."""
+    return Limits(_node(request, "slo").plan.suite.slo)
+
+
+@pytest.fixture
+def model_server(request: pytest.FixtureRequest) -> Server:
+    """The trial's running server, deployed on first use; it lives until the trial ends."""
+    try:
+        return _node(request, "model_server").claimed.server()
+    except NotRun as reason:
+        pytest.skip(str(reason))
+
+
+def _node(request: pytest.FixtureRequest, fixture: str) -> Trial:
+    node = request.node.getparent(Trial)
+    if node is None:
+        pytest.fail(
+            f"the fixture {fixture!r} belongs to the checks of a suite: put the test into a file suite_*.py "
+            'with SUITE = "<file>.yaml" and run pytest with --autotune',
+            pytrace=False,
+        )
+    return node

@@ -1,0 +1,64 @@
+"""How a trial's items are reported: findings of a search are no broken builds, errors say one thing and no traceback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.errors import AutotuneError, DeployError, Infeasible, SloViolation
+
+if TYPE_CHECKING:
+    import pytest
+
+Markup = tuple[str, str, tuple[str, dict[str, bool]]]
+
+LETTERS = {"compliant": ".", "violating": "v", "infeasible": "i", "deployed": "d"}
+COLOURS = {"compliant": "green", "violating": "yellow", "infeasible": "yellow", "deployed": "cyan"}
+
+
+def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException | None) -> None:
+    """Make of a trial item's report what the class of `error` calls for.
+
+    | error                                     | report                                        |
+    | `SloViolation`, a check's `AssertionError` | xfail, category *violating*                   |
+    | `Infeasible`                              | xfail, category *infeasible*                  |
+    | any other `AutotuneError`                 | error or failure, its text and the server log |
+    | skip                                      | skip, placed in the suite file                |
+    """
+    if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        report.longrepr = (str(item.path), 1, report.longrepr[2])
+        return
+    if isinstance(error, Infeasible):
+        _find(report, "infeasible", error.reason)
+    elif isinstance(error, AssertionError):
+        _find(report, "violating", str(error).partition("\n")[0] or "assertion failed")
+    elif isinstance(error, AutotuneError):
+        report.longrepr = str(error)
+    if isinstance(error, DeployError) and error.log_tail:
+        report.sections.append(("end of server log", error.log_tail))
+    if isinstance(error, SloViolation):
+        report.sections.append(("limits", str(error).partition("\n")[2]))
+
+
+def _find(report: Any, category: str, reason: str) -> None:
+    """Turn a failed report into a finding: expected in a search, so it neither fails nor stops the run."""
+    report.outcome = "skipped"
+    report.wasxfail = reason
+    report.user_properties.append(("autotune.outcome", category))
+    report.user_properties.append(("autotune.reason", reason))
+
+
+def status(report: pytest.TestReport) -> Markup | None:
+    """Return category, letter and status word of a trial item's report; None leaves it to pytest."""
+    properties = dict(report.user_properties)
+    configuration = properties.get("autotune.configuration")
+    category = str(properties.get("autotune.outcome", ""))
+    found = hasattr(report, "wasxfail")
+    if configuration is None or category not in LETTERS or not (found or (report.when == "call" and report.passed)):
+        return None
+    words = [{"violating": "VIOLATES"}.get(category, category.upper()), str(configuration)]
+    reason = str(properties.get("autotune.reason", "")) if found else ""
+    if reason:
+        words.append(f"({reason})")
+    if "autotune.recorded" in properties:
+        words.append("[recorded]")
+    return category, LETTERS[category], (" ".join(words), {COLOURS[category]: True})

@@ -1,0 +1,119 @@
+"""Making a suite ready to run: engine, preflight, slots and the identity of its measurements."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pytest_autotune.engines.validation import unknown_flags
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.hardware import fingerprint
+from pytest_autotune.samples import Level
+from pytest_autotune.search import Observation, failure_value, suggest
+from pytest_autotune.selection import judge_trial
+from pytest_autotune.space import label
+from pytest_autotune.trial import Plan, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.space import Configuration
+    from pytest_autotune.suite import Suite
+
+DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
+DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
+
+
+def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
+    """Look the engine up on this machine and settle what identifies the suite's measurements.
+
+    Raises `SuiteError` for a setting that the installed engine does not know.
+    """
+    installed = engine.inspect(suite)
+    problems = unknown_flags(suite, installed)
+    if problems:
+        raise SuiteError(problems[0], path=suite.path)
+    adaptive = None if suite.search.strategy == "grid" else [suite.search.model_dump(), repr(suite.space)]
+    identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive]
+    study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    return Plan(
+        suite=suite,
+        engine=engine,
+        installed=installed,
+        nodeid=nodeid,
+        study=study,
+        slots=sum(1 for _ in slots(suite)),
+        levels=tuple(Level(concurrency) for concurrency in suite.load.concurrency),
+    )
+
+
+def slots(suite: Suite) -> Iterator[Slot]:
+    """Yield the trials of a suite: one for each configuration of a grid, or numbered ones to be filled by the search."""
+    if suite.search.strategy == "grid":
+        for index, configuration in enumerate(suite.configurations()):
+            yield Slot(label(configuration), index, configuration, partial(_choose_fixed, configuration))
+        return
+    for index in range(suite.search.trials or DEFAULT_TRIALS):
+        yield Slot(f"trial-{index:03d}", index, {}, partial(_choose_searched, suite, index))
+
+
+def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
+    """Say what this machine lacks to run the suite, one sentence each; start nothing."""
+    return (*plan.installed.missing, *_missing_disk(output))
+
+
+def _missing_disk(output: Path) -> tuple[str, ...]:
+    place = next(parent for parent in (output, *output.parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free >= DISK_NEEDED_BYTES:
+        return ()
+    return (f"needs {DISK_NEEDED_BYTES // 2**20} MiB free for logs and results in {place}, {free // 2**20} MiB are",)
+
+
+def _choose_fixed(configuration: Configuration, _history: tuple[TrialRecord, ...]) -> Configuration:
+    return configuration
+
+
+def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...]) -> Configuration:
+    """Pick the configuration of a numbered slot; the engine's defaults come first, as the reference."""
+    if index == 0 and suite.search.defaults:
+        return {}
+    return suggest(
+        suite.space,
+        tuple(observe(trial, suite) for trial in history),
+        seed=suite.search.seed + index,
+        strategy=suite.search.strategy,
+        fixed=suite.fixed,
+    )
+
+
+def observe(trial: TrialRecord, suite: Suite) -> Observation:
+    """Tell the search what a trial came to: a value to maximise, and constraints that hold at 0 or below.
+
+    The constraints are always the same: one for each limit (how far the least violating batch is
+    beyond it, relative to the limit) and ``crash`` on the graded failure scale.
+    """
+    if trial.state == "running":
+        return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
+    judged = judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+    batch = judged.best or judged.least_violating
+    crash = 0.0
+    margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
+    if batch is None:
+        budget_s = suite.timeouts.start_s + suite.timeouts.ready_s
+        crash = failure_value(elapsed_s=trial.elapsed_s or 0.0, budget_s=budget_s, text=f"{trial.cause} {trial.reason}")
+    else:
+        margins |= {check.limit.metric: check.ratio for check in batch.verdict.checks if check.actual is not None}
+    value = judged.rank_value
+    return Observation(
+        configuration=trial.configuration,
+        state="done",
+        value=value,
+        constraints={**margins, "crash": crash},
+    )

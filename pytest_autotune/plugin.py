@@ -1,0 +1,156 @@
+"""The pytest plugin: hooks that hand over to the modules that do the work.
+
+Imports stay light: a pytest run without suites loads this module and little more.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_autotune.settings import Settings, add_options
+from pytest_autotune.stash import WORKER_RUN_ID, run_of, settings_key, settings_of, summary_key
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from xdist.workermanage import WorkerController
+
+    from pytest_autotune.outcomes import Markup
+    from pytest_autotune.scheduling import TrialScheduling
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini values."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that other plugins may implement."""
+    from pytest_autotune import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Resolve the settings; with --autotune also begin the run."""
+    config.addinivalue_line("markers", "config(**parameters): parameters and concurrency of a trial's items")
+    config.stash[settings_key] = settings = Settings.from_pytest(config)
+    if settings.active:
+        from pytest_autotune import searching
+
+        searching.begin(config)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect suites: YAML files, and Python files that pytest would not collect by itself."""
+    if not _is_suite(file_path, parent):
+        return None
+    from pytest_autotune.nodes import PythonSuite, SuiteFile
+
+    if file_path.suffix != ".py":
+        return SuiteFile.from_parent(parent, path=file_path)
+    by_pytest = parent.session.isinitpath(file_path) or any(
+        fnmatch(file_path.name, pattern) for pattern in parent.config.getini("python_files")
+    )
+    return None if by_pytest else PythonSuite.from_parent(parent, path=file_path)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Collect ``suite_*.py`` files that pytest comes across as Python suites."""
+    if not _is_suite(module_path, parent):
+        return None
+    from pytest_autotune.nodes import PythonSuite
+
+    return PythonSuite.from_parent(parent, path=module_path)
+
+
+def _is_suite(path: Path, parent: pytest.Collector) -> bool:
+    """Say whether `path` is a suite: by its name alone when given on the command line, else by `autotune_suites` too."""
+    named = path.name.startswith("suite_") if path.suffix == ".py" else path.suffix in {".yaml", ".yml"}
+    if not named or parent.session.isinitpath(path):
+        return named
+    return any(path.match(pattern) for pattern in settings_of(parent.config).suite_patterns)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report findings as expected failures, and errors without tracebacks."""
+    report = yield
+    if settings_of(item.config).active:
+        from pytest_autotune import searching
+
+        searching.restate_report(report, item, call)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> Markup | None:
+    """Put configuration and finding into the status word."""
+    if not settings_of(config).active or not isinstance(report, pytest.TestReport):
+        return None
+    from pytest_autotune.outcomes import status
+
+    return status(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Show progress while trials run; afterwards select, export and report the gate."""
+    if not _is_searching_controller(session.config):
+        return (yield)
+    from pytest_autotune import searching
+
+    with searching.progress(session.config):
+        result = yield  # an interrupt or -x goes through: no verdict on half a run
+    searching.conclude(session)
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Note how the run ended."""
+    if _is_searching_controller(session.config):
+        run_of(session.config).end(pytest.ExitCode(exitstatus).name.lower())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the result of each suite, or what to do to get one."""
+    lines = config.stash.get(summary_key, ())
+    if lines:
+        terminalreporter.section("autotune")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _is_searching_controller(config: pytest.Config) -> bool:
+    settings = settings_of(config)
+    return settings.active and not settings.plan_only and not hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Tell an xdist worker which run it belongs to."""
+    if settings_of(node.config).active:
+        node.workerinput[WORKER_RUN_ID] = run_of(node.config).id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController, error: object | None) -> None:
+    """Give up the trials of a worker that died."""
+    if error and _is_searching_controller(node.config):
+        run_of(node.config).worker_died(node.gateway.id, str(error))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TrialScheduling | None:
+    """Hand whole trials to workers."""
+    if not settings_of(config).active:
+        return None
+    from pytest_autotune.scheduling import TrialScheduling
+
+    return TrialScheduling(config, log)

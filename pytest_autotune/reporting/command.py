@@ -1,0 +1,91 @@
+"""A server's command line as somebody else can run it: stable address and model name, secrets from the environment."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_autotune.reporting.masking import flag_of, is_secret, mask_text, split_flag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_autotune.reporting.report import SuiteReport
+
+PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One argv element; a `prefix` is what stands before the value, as in ``--port=``."""
+
+    kind: Literal["literal", "host", "port", "secret"]
+    value: str  # of a secret: the environment variable that holds it
+    prefix: str = ""
+
+
+def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
+    """Return the command line with what belonged to one deployment replaced, and nothing else.
+
+    Only whole elements, or whole values behind ``--flag=``, are replaced. A port that is also
+    the value of some other setting (``--max-model-len 32768``) is told from it by its flag.
+    """
+    words = [_hide(argv, index, report.secrets) for index in range(len(argv))]
+    address = report.address
+    if address is None:
+        return words
+    named = report.suite.model_name or report.suite.model or report.suite.name
+    words = [_swap(word, address.model_name, Word("literal", named)) for word in words]
+    words = [_swap(word, address.host, Word("host", address.host)) for word in words]
+    ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
+    if len(ports) > 1:
+        ports = [index for index in ports if "port" in flag_of(argv, index).lower()]
+    for index in ports:
+        words[index] = Word("port", str(PORT), words[index].prefix)
+    return words
+
+
+def script_words(words: Sequence[Word]) -> list[str]:
+    """Return each word as source of sh, where ``$HOST`` and ``$PORT`` are set."""
+    return [word.prefix + _source(word) for word in words]
+
+
+def one_line(report: SuiteReport, argv: Sequence[str]) -> str:
+    """Return the command line, with its environment variables before it, to paste into a shell.
+
+    Secrets stay references to variables that the reader's shell must have.
+    """
+    assignments = [
+        f"{name}={shlex.quote(value)}"
+        for name, value in sorted(report.server_env.items())
+        if not is_secret(name) and mask_text(value, report.secrets) == value
+    ]
+    words = [
+        f'{word.prefix}"${word.value}"' if word.kind == "secret" else shlex.quote(word.prefix + word.value)
+        for word in stable_words(report, argv)
+    ]
+    return " ".join([*assignments, *words])
+
+
+def _source(word: Word) -> str:
+    if word.kind == "literal":
+        return shlex.quote(word.value)
+    if word.kind == "secret":
+        return f'"${{{word.value}:?set {word.value}}}"'
+    return f'"${word.kind.upper()}"'
+
+
+def _hide(argv: Sequence[str], index: int, secrets: Sequence[str]) -> Word:
+    prefix, value = split_flag(argv[index])
+    flag = flag_of(argv, index)
+    if is_secret(flag) or mask_text(value, secrets) != value:
+        return Word("secret", re.sub(r"[^A-Z0-9]+", "_", flag.strip("-").upper()) or "SECRET", prefix)
+    return Word("literal", value, prefix)
+
+
+def _swap(word: Word, old: str, new: Word) -> Word:
+    if word.kind != "literal" or word.value != old:
+        return word
+    return Word(new.kind, new.value, word.prefix)

@@ -1,0 +1,215 @@
+"""The best configuration as files: `best.json` for programs and `best.sh`, which starts the server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.formatting import count, settings
+from pytest_autotune.reporting.command import PORT, script_words, stable_words
+from pytest_autotune.reporting.masking import is_secret, mask, mask_argv, mask_text
+from pytest_autotune.selection import NOISE
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial
+    from pytest_autotune.slo import Check, Limit
+
+SCHEMA = 1
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def write_best(directory: Path, report: SuiteReport) -> tuple[Path, ...]:
+    """Write `best.json`, and `best.sh` when a command line started the server; return what was written.
+
+    Nothing is written when no configuration was selected. Each file appears whole or not at all.
+    """
+    best = report.selection.best
+    if best is None:
+        return ()
+    directory.mkdir(parents=True, exist_ok=True)
+    written = [directory / "best.json"]
+    text = json.dumps(best_document(report, best), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomically(written[0], text + "\n")
+    if best.trial.argv:
+        written.append(directory / "best.sh")
+        write_atomically(written[1], best_script(report, best), executable=True)
+    return tuple(written)
+
+
+def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
+    """Return what `best.json` holds: base units throughout (seconds, shares, per second), secrets masked."""
+    suite, reference = report.suite, report.selection.reference
+    document = {
+        "schema": SCHEMA,
+        "suite": {"name": suite.name, "path": report.path, "description": suite.description, "commit": report.commit},
+        "engine": {"name": suite.engine, "version": report.engine_version},
+        "model": suite.model,
+        "fixed": suite.fixed,
+        "best": _trial(best, report.secrets),
+        "defaults": None if reference is None else _trial(reference, report.secrets),
+        "measured": {
+            "load": suite.load.model_dump(mode="json"),
+            "slo": [_limit(limit) for limit in suite.slo],
+            "steepness": suite.steepness,
+            "objective": suite.objective.model_dump(mode="json"),
+            "search": suite.search.model_dump(mode="json"),
+            "trials": report.outcomes,
+            "noise": NOISE,
+            "tied": [dict(judged.trial.configuration) for judged in report.selection.tied[1:]],
+        },
+        "gate": [dataclasses.asdict(rule) for rule in report.gate.rules],
+        "environment": report.environment,
+        "gpu": report.gpu,
+        "run": {
+            "id": report.run_id,
+            "started_at": utc(report.started_at),
+            "finished_at": utc(report.finished_at),
+            "elapsed_s": report.elapsed_s,
+        },
+    }
+    masked: dict[str, Any] = mask(_plain(document), report.secrets)
+    return masked
+
+
+def best_script(report: SuiteReport, best: JudgedTrial) -> str:
+    """Return a POSIX shell script that starts the selected server, on ``$HOST`` and ``$PORT``."""
+    words = stable_words(report, best.trial.argv)
+    kinds = {word.kind for word in words}
+    lines = [
+        "#!/bin/sh",
+        *(f"# {_one_line(mask_text(line, report.secrets))}" for line in _remarks(report, best)),
+        "set -eu",
+    ]
+    lines.extend(_exports(report.server_env, report.secrets))
+    if "host" in kinds and report.address is not None:
+        lines.append(f'HOST="${{HOST:-{report.address.host}}}"')
+    if "port" in kinds:
+        lines.append(f'PORT="${{PORT:-{PORT}}}"  # set it from outside to listen elsewhere')
+    return "\n".join(lines) + "\nexec " + " \\\n  ".join(script_words(words)) + "\n"
+
+
+def utc(moment: datetime) -> str:
+    """Return a UTC timestamp as ISO 8601 with ``Z``."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def write_atomically(path: Path, text: str, *, executable: bool = False) -> None:
+    """Write a whole file or none: a reader, or a kill, never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o777 if executable else 0o666)
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - of a descriptor
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
+    trial = judged.trial
+    return {
+        "trial": trial.slot,
+        "configuration": trial.configuration,
+        "effective": trial.effective,
+        "argv": mask_argv(trial.argv, secrets),
+        "gpus": trial.gpus,
+        "deploy_s": trial.deploy_s,
+        "status": judged.status,
+        "reason": judged.reason,
+        "score": judged.score,
+        "score_metric": judged.metric,
+        "score_covers": judged.coverage,
+        "concurrency": None if judged.level is None else judged.level.concurrency,
+        "capacity": None if judged.capacity is None else judged.capacity.concurrency,
+        "started_at": utc(trial.started_at),
+        "run_id": trial.run_id,
+        "batches": [_batch(batch) for batch in judged.batches],
+    }
+
+
+def _batch(batch: JudgedBatch) -> dict[str, Any]:
+    record, verdict = batch.record, batch.verdict
+    return {
+        "concurrency": batch.level.concurrency,
+        "status": record.status,
+        "verdict": verdict.status,
+        "reason": verdict.reason,
+        "penalty": verdict.penalty,
+        "checks": [_check(check) for check in verdict.checks],
+        "metrics": record.metrics,
+        "requests": record.requests,
+        "errors": record.errors,
+        "window_s": record.window_s,
+        "client": None if record.client is None else dataclasses.asdict(record.client),
+        "started_at": utc(record.started_at),
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        **_limit(check.limit),
+        "actual": check.actual,
+        "ratio": None if check.actual is None else check.ratio,
+        "holds": check.holds,
+        "breach": check.breach,
+    }
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    return {
+        "metric": limit.metric,
+        "min" if limit.floor else "max": limit.bound,
+        "hard_fail": limit.hard_fail,
+        "fail_ratio": limit.fail_ratio,
+        "weight": limit.weight,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; what is not a finite number is not a number, and null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return str(value)
+
+
+def _remarks(report: SuiteReport, best: JudgedTrial) -> list[str]:
+    where = report.gpu or (count(best.trial.gpus, "GPU") if best.trial.gpus else "CPU")
+    trials = count(len(report.selection.ranking), "trial")
+    version = f" {report.engine_version}" if report.engine_version else ""
+    return [
+        f"Best configuration of suite {report.suite.name} ({report.path}), {report.suite.engine}{version}:",
+        f"  {settings(mask(dict(best.trial.configuration), report.secrets))}",
+        f"Measured {utc(best.trial.started_at)} on {where}: {best.headline}.",
+        f"Selected from {trials} in run {report.run_id}; numbers are in best.json.",
+    ]
+
+
+def _exports(env: Mapping[str, str], secrets: tuple[str, ...]) -> list[str]:
+    lines = []
+    for name, value in sorted(env.items()):
+        if not _IDENTIFIER.fullmatch(name):
+            lines.append(f"# {_one_line(name)} was set too; sh cannot export a variable of that name")
+        elif is_secret(name) or mask_text(value, secrets) != value:
+            lines.extend((f': "${{{name}:?set {name}}}"', f"export {name}"))
+        else:
+            lines.append(f"export {name}={shlex.quote(value)}")
+    return lines
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)

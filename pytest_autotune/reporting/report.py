@@ -1,0 +1,77 @@
+"""One suite's outcome, gathered once from the store for everything that reports it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_autotune.reporting.masking import secret_values
+from pytest_autotune.slo import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from pytest_autotune.gate import Gate
+    from pytest_autotune.selection import Selection
+    from pytest_autotune.suite import Suite
+
+UNFINISHED = "interrupted"
+
+
+class Address(Protocol):
+    """The values that were put into a server's command line for this one deployment."""
+
+    @property
+    def host(self) -> str:
+        """The interface it listened on."""
+
+    @property
+    def port(self) -> int:
+        """The port it listened on."""
+
+    @property
+    def model_name(self) -> str:
+        """The model name it answered to."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteReport:
+    """What a run has to tell about one suite."""
+
+    suite: Suite
+    path: str  # of the suite file, as the user would type it
+    engine_version: str
+    selection: Selection
+    gate: Gate
+    run_id: str
+    started_at: datetime  # UTC
+    finished_at: datetime  # UTC
+    elapsed_s: float
+    deployments: int  # servers that this run started for the suite
+    recorded: int = 0  # trials whose result was in the store before this run
+    address: Address | None = None  # of the selected trial's server; None: its command line is exported as it was
+    env: Mapping[str, str] = field(default_factory=dict)  # of that server, beyond the inherited one and `suite.env`
+    environment: Mapping[str, Any] = field(default_factory=dict)  # the run's environment record
+    gpu: str = ""  # e.g. "8 x NVIDIA H100 80GB HBM3"
+    commit: str = ""  # git revision of the suite's repository
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many trials ended how, best outcome first; an unfinished trial is interrupted."""
+        counted = Counter(
+            str(judged.status) if judged.trial.state == "finished" else UNFINISHED for judged in self.selection.ranking
+        )
+        return {name: counted[name] for name in (*map(str, Status), UNFINISHED) if counted[name]}
+
+    @property
+    def server_env(self) -> dict[str, str]:
+        """The environment variables that the selected server was started with, beyond the inherited ones."""
+        return {**self.suite.env, **self.env}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any report, wherever they turn up."""
+        fixed = {name: value for name, value in self.suite.fixed.items() if isinstance(value, str)}
+        return secret_values([*self.server_env.items(), *fixed.items()])

@@ -1,0 +1,180 @@
+"""The summary of a suite in the terminal, as lines; the caller writes them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
+from pytest_autotune.reporting.command import one_line
+from pytest_autotune.reporting.masking import mask, mask_text
+from pytest_autotune.reporting.report import UNFINISHED
+from pytest_autotune.selection import NOISE, slo_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.selection import JudgedTrial
+    from pytest_autotune.slo import Limit
+
+_KEY_METRICS = ("output_throughput", "ttft.p90", "tpot.mean", "e2e.p90")
+_NARROWEST = 40  # below this a column that is cut off says nothing
+
+
+def summary_lines(
+    report: SuiteReport, *, width: int = 80, files: Iterable[Path | str] = (), top: int = 5, verbose: bool = False
+) -> list[str]:
+    """Return the summary of one suite, ASCII unless the user's own words are not.
+
+    Lines are cut at `width`, except for explanations, paths and the command line, which are
+    there to be read whole and copied. `verbose` adds the `[slo]` lines of every trial.
+    """
+    selection = report.selection
+    lines = [_headline(report)]
+    if selection.best is not None:
+        lines.append(f"  best: {_settings(selection.best, report)}  [{_clean(selection.best.trial.slot, report)}]")
+        if selection.best is selection.reference:
+            lines.append("  nothing that was tried beats the engine's defaults")
+        lines += ["", *_cut(_comparison(report, selection.best), width)]
+    lines += [f"  {_clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
+    if len(selection.tied) > 1:
+        lines.append(
+            f"  {count(len(selection.tied), 'trial')} are within {NOISE * 100:g} % of the highest value, a tie: "
+            "fewer overrides win, then fewer GPUs, then the earlier trial"
+        )
+    if selection.ranking:
+        lines += ["", *_cut(_ranking(report, top), width)]
+    if told := _told(report, verbose=verbose):
+        lines += ["", *(f"  {_clean(line, report)}" for judged in told for line in slo_lines(judged))]
+    if selection.best is not None and selection.best.trial.argv:
+        lines += ["", "  start it with:", f"    {one_line(report, selection.best.trial.argv)}"]
+    if paths := [str(path) for path in files]:
+        lines += ["", *(f"  written: {path}" for path in paths)]
+    return lines
+
+
+def _headline(report: SuiteReport) -> str:
+    version = f" {report.engine_version}" if report.engine_version else ""
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in report.outcomes.items())
+    trials = count(len(report.selection.ranking), "trial") + (f" ({outcomes})" if outcomes else "")
+    recorded = f", {report.recorded} recorded before" if report.recorded else ""
+    return _clean(
+        f"{report.path}: {report.suite.name} on {report.suite.engine}{version}: {trials}{recorded}, "
+        f"{count(report.deployments, 'server')} started, {duration(report.elapsed_s)}",
+        report,
+    )
+
+
+def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
+    """Return the best trial's numbers next to the defaults', each column from one batch of its own.
+
+    Changes are given only against a compliant batch: a throughput that breaks the limits is no
+    yardstick.
+    """
+    reference = report.selection.reference
+    columns = [(best, best.best)]
+    if reference is not None and reference is not best:
+        columns.append((reference, reference.best or reference.least_violating or reference.at(best.level)))
+    bounds = {limit.metric: _bound(limit) for limit in report.suite.slo}
+    rows = [
+        ["measured at", *(batch.level.name if batch else "-" for _, batch in columns)],
+        ["verdict", *(str(batch.verdict.status if batch else judged.status) for judged, batch in columns)],
+    ]
+    for metric in dict.fromkeys((best.metric, *_KEY_METRICS, *bounds)):
+        values = [batch.record.metrics.get(metric) if batch else None for _, batch in columns]
+        if values[0] is None:
+            continue
+        cells = ["-" if value is None else quantity(metric, value) for value in values]
+        comparable = all(batch is not None and batch.compliant for _, batch in columns)
+        rows.append([title(metric), *cells, *_difference(values if comparable else values[:1], len(columns))])
+        rows[-1].append(bounds.get(metric, ""))
+    rows += [
+        ["capacity", *(judged.capacity.name if judged.capacity else "-" for judged, _ in columns)],
+        ["GPUs", *(str(judged.trial.gpus) for judged, _ in columns)],
+        ["start-up", *(_start_up(judged) for judged, _ in columns)],
+    ]
+    header = ["", "best", "defaults", "change", "limit"] if len(columns) == 2 else ["", "best", "limit"]
+    return _table(header, rows, left=(0,))
+
+
+def _difference(values: Sequence[float | None], columns: int) -> list[str]:
+    """Return the cell of the column "change", which exists only next to a second column of values."""
+    if columns < 2:
+        return []
+    if len(values) < 2 or values[0] is None or not values[1]:
+        return [""]
+    return [change(values[0] / values[1] - 1)]
+
+
+def _bound(limit: Limit) -> str:
+    return f"{'>=' if limit.floor else '<='} {quantity(limit.metric, limit.bound)}"
+
+
+def _start_up(judged: JudgedTrial) -> str:
+    return "-" if judged.trial.deploy_s is None else duration(judged.trial.deploy_s)
+
+
+def _ranking(report: SuiteReport, top: int) -> list[str]:
+    """Return the first `top` trials, and the engine's defaults wherever they stand."""
+    selection = report.selection
+    numbered = list(enumerate(selection.ranking, start=1))
+    shown = numbered[:top] + [pair for pair in numbered[top:] if pair[1] is selection.reference]
+    metric = selection.ranking[0].metric
+    header = ["#", unit(metric) or title(metric), "at", "capacity", "GPUs", "outcome", "configuration"]
+    rows = [
+        [
+            str(number),
+            "-" if judged.score is None else amount(metric, judged.score),
+            judged.level.name if judged.level else "-",
+            judged.capacity.name if judged.capacity else "-",
+            str(judged.trial.gpus),
+            str(judged.status) if judged.trial.state == "finished" else UNFINISHED,
+            _settings(judged, report),
+        ]
+        for number, judged in shown
+    ]
+    head, *body = _table(header, rows, left=(5, 6))
+    lines = [f"  by {title(metric)}, compliant batches only:", head]
+    for line, (_, judged) in zip(body, shown, strict=True):
+        lines += [line, f"       {_clean(judged.reason, report)}"] if judged.reason else [line]
+    if rest := len(numbered) - len(shown):
+        lines.append(f"  ... and {count(rest, 'more trial')}")
+    return lines
+
+
+def _told(report: SuiteReport, *, verbose: bool) -> list[JudgedTrial]:
+    if verbose:
+        return [judged for judged in report.selection.ranking if judged.batches]
+    if report.selection.closest is not None:
+        return [report.selection.closest.trial]
+    return [] if report.selection.best is None else [report.selection.best]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
+    """Align rows under a header, right-aligned except for the columns in `left`; short rows are filled up."""
+    filled = [[*row, *[""] * (len(header) - len(row))] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*filled, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in filled
+    ]
+
+
+def _cut(lines: Iterable[str], width: int) -> list[str]:
+    room = max(width, _NARROWEST)
+    return [line if len(line) <= room else f"{line[: room - 3]}..." for line in lines]
+
+
+def _settings(judged: JudgedTrial, report: SuiteReport) -> str:
+    return _clean(settings(mask(dict(judged.trial.configuration), report.secrets)), report)
+
+
+def _clean(text: str, report: SuiteReport) -> str:
+    """Keep a server's or a user's words on their line: no secrets, no control characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", mask_text(text, report.secrets))

@@ -1,0 +1,206 @@
+"""One run (an invocation of pytest): its store, environment, plans, and the bench its trials stand on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.progress import Standing
+from pytest_autotune.spelling import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pytest
+
+    from pytest_autotune.deploy.server import Deployer
+    from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.load.generator import LoadGenerator, Progress
+    from pytest_autotune.progress import Reporter
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial
+    from pytest_autotune.settings import Settings
+    from pytest_autotune.store import Store
+    from pytest_autotune.suite import Suite
+    from pytest_autotune.trial import Bench, LiveTrial, Plan
+
+
+class Run:
+    """This process's part in a run: the controller's, or an xdist worker's. Closed when pytest unconfigures.
+
+    Everything is made on first use, so that a pytest run without suites pays nothing.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, *, run_id: str | None) -> None:
+        self.config = config
+        self.settings = settings
+        self.is_worker = run_id is not None
+        self.id = run_id or new_run_id(datetime.now(UTC))
+        self.started_at = datetime.now(UTC)
+        self.reporter: Reporter | None = None
+        self._plans: dict[str, Plan] = {}
+        self._resources = ExitStack()
+        self._standing: Standing | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where this run writes logs and exports."""
+        return self.settings.output / self.id
+
+    @cached_property
+    def store(self) -> Store:
+        """The results store; the controller brings its schema up to date before any worker opens it."""
+        from pytest_autotune.deploy.leftovers import owner_alive
+        from pytest_autotune.store import Store
+
+        _make_output(self.settings.output)
+        return self._resources.enter_context(Store(self.settings.store_url, alive=owner_alive))
+
+    @cached_property
+    def owner(self) -> str:
+        """How this process is recognised as the owner of trials and servers, also after its death."""
+        from pytest_autotune.deploy.leftovers import owner_id
+
+        return owner_id(self.id)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What this run runs on and with: versions, hardware, git revision."""
+        from pytest_autotune.environment import describe
+
+        return describe(self.settings.root)
+
+    def begin(self, arguments: Sequence[str]) -> tuple[str, ...]:
+        """On the controller: open the store, note the run, sweep what dead runs left; say what was swept."""
+        from pytest_autotune.deploy.leftovers import sweep
+
+        self.store.migrate()
+        self.store.begin_run(
+            self.id, started_at=self.started_at, environment=self.environment, arguments=tuple(arguments)
+        )
+        return sweep()
+
+    def end(self, outcome: str) -> None:
+        """On the controller: note how the run ended."""
+        self.store.end_run(self.id, outcome=outcome)
+
+    def close(self) -> None:
+        """Release the store."""
+        self._resources.close()
+
+    def engine(self, suite: Suite) -> Engine:
+        """Return the suite's engine, from a plugin or built in; raise `SuiteError` for an unknown name."""
+        from pytest_autotune.engines.registry import BUILTIN, builtin
+
+        engine: Engine | None = self.config.hook.pytest_autotune_engine(name=suite.engine) or builtin(suite.engine)
+        if engine is None:
+            known = ", ".join(BUILTIN)
+            hint = nearest(suite.engine, BUILTIN)
+            raise SuiteError(f"engine: {suite.engine!r} is unknown{hint}; there are {known}", path=suite.path)
+        return engine
+
+    def plan(self, path: Path, *, nodeid: str) -> Plan:
+        """Load the suite at `path` and make its plan, once per process."""
+        from pytest_autotune.plan import make_plan
+        from pytest_autotune.suite import load_suite
+
+        if nodeid not in self._plans:
+            suite = load_suite(path)
+            self.config.hook.pytest_autotune_suite_loaded(config=self.config, suite=suite)
+            self._plans[nodeid] = make_plan(suite, self.engine(suite), nodeid=nodeid)
+        return self._plans[nodeid]
+
+    def missing(self, plan: Plan) -> tuple[str, ...]:
+        """Say what this machine lacks for the plan, one sentence each."""
+        from pytest_autotune.plan import missing_requirements
+
+        return missing_requirements(plan, self.settings.output)
+
+    def how_to_start(self, path: Path) -> str:
+        """Say what to do about a suite that is not searched in this run."""
+        shown = os.path.relpath(path, self.config.invocation_params.dir)
+        return f"no recorded best configuration; find one with: pytest {shown} --autotune"
+
+    def bench(self, plan: Plan) -> Bench:
+        """Return what a trial of `plan` works with, and note that this run covers the suite."""
+        from pytest_autotune.trial import Bench
+
+        document = plan.suite.document() | {"path": str(plan.suite.path)}
+        self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
+        return Bench(
+            store=self.store,
+            run_id=self.id,
+            owner=self.owner,
+            fresh=self.settings.fresh,
+            output=self.directory,
+            deployer=self._deployer(plan.suite.deploy),
+            generator=self._generator(plan.suite),
+            announce=self.announce,
+            finished=lambda trial: self._finished(plan, trial),
+        )
+
+    def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
+        """Tell whoever watches where the trial stands."""
+        if self.reporter is None:
+            return
+        if self._standing is None or self._standing.trial is not live:
+            self._standing = Standing.of_trial(live, self.store, workers=self._workers())
+        self.reporter.show(self._standing.line(phase, progress))
+
+    def score(self, suite: Suite, batches: Sequence[JudgedBatch]) -> float | None:
+        """Ask plugins for a trial's score; None leaves it to the suite's objective."""
+        score: float | None = self.config.hook.pytest_autotune_objective(suite=suite, batches=batches)
+        return score
+
+    def selected(self, plan: Plan, best: JudgedTrial | None) -> None:
+        """Tell plugins which trial was selected."""
+        self.config.hook.pytest_autotune_selected(config=self.config, suite=plan.suite, best=best)
+
+    def worker_died(self, worker: str, reason: str) -> None:
+        """Give up the trials of an xdist worker that is gone, so that the next run measures them."""
+        from pytest_autotune.deploy.leftovers import owner_alive
+
+        for trial in self.store.trials_of_run(self.id):
+            if trial.state == "running" and owner_alive(trial.owner) is False:
+                self.store.mark_lost(self.id, trial.owner, reason=f"{worker} died: {reason}")
+
+    def _finished(self, plan: Plan, trial: TrialRecord) -> None:
+        self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)
+
+    def _workers(self) -> int:
+        return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+    def _deployer(self, name: str) -> Deployer:
+        from pytest_autotune.deploy import builtin_deployer
+
+        deployer: Deployer | None = self.config.hook.pytest_autotune_deployer(name=name) or builtin_deployer(name)
+        if deployer is None:
+            raise SuiteError(f"deploy: {name!r} is unknown; built in are local and endpoint")
+        return deployer
+
+    def _generator(self, suite: Suite) -> LoadGenerator:
+        generator: LoadGenerator | None = self.config.hook.pytest_autotune_load_generator(suite=suite)
+        if generator is not None:
+            return generator
+        from pytest_autotune.load.http import HttpLoad
+
+        return HttpLoad()
+
+
+def new_run_id(now: datetime) -> str:
+    """Return a name that sorts by time and is unique among runs that begin in the same second."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def _make_output(output: Path) -> None:
+    """Make the output directory; it keeps itself out of version control."""
+    output.mkdir(parents=True, exist_ok=True)
+    ignore = output / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")

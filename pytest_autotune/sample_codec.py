@@ -1,0 +1,126 @@
+"""Samples of a batch as compact bytes: columns of whole microseconds, compressed."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import zlib
+from array import array
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pytest_autotune.errors import StoreError
+from pytest_autotune.samples import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+CODEC = "columns-1"
+
+# Widths a column may have; the narrowest that holds its largest value above its smallest is taken.
+_TYPECODES = tuple((code, 256 ** array(code).itemsize) for code in "BHIQ")
+_NOTHING = -1  # index of "no error" in the table of error kinds
+
+
+def encode_samples(samples: Sequence[Sample]) -> bytes:
+    """Return `samples` as bytes; times are rounded to the microsecond, everything else is exact.
+
+    Raises `ValueError` or `OverflowError` for a time that is not finite.
+    """
+    kinds = sorted({sample.error for sample in samples if sample.error is not None})
+    index = {kind: number for number, kind in enumerate(kinds)}
+    first = [None if sample.first_s is None else _micros(sample.first_s - sample.sent_s) for sample in samples]
+    columns: dict[str, list[int]] = {
+        "sent": [_micros(sample.sent_s) for sample in samples],
+        "end": [_micros(sample.end_s) for sample in samples],
+        "answered": [int(moment is not None) for moment in first],
+        "first": [moment for moment in first if moment is not None],
+        "prompt": [sample.prompt_tokens for sample in samples],
+        "output": [sample.output_tokens for sample in samples],
+        "error": [_NOTHING if sample.error is None else index[sample.error] for sample in samples],
+        "gap_count": [len(sample.gaps_s) for sample in samples],
+        "gaps": _many_micros(chain.from_iterable(sample.gaps_s for sample in samples)),
+    }
+    heads, bodies = [], []
+    for name, values in columns.items():
+        head, body = _pack(values)
+        heads.append([name, *head])
+        bodies.append(body)
+    header = json.dumps({"kinds": kinds, "columns": heads}, separators=(",", ":")).encode()
+    # Level 1: the noise in the low bytes does not compress at any level, and 6 takes three times as long.
+    return zlib.compress(b"".join((struct.pack("<I", len(header)), header, *bodies)), 1)
+
+
+def decode_samples(codec: str, encoded: bytes) -> tuple[Sample, ...]:
+    """Return the samples that `encode_samples` was given, times within half a microsecond."""
+    if codec != CODEC:
+        raise StoreError(
+            f"samples are stored as {codec!r}, this version of pytest-autotune reads {CODEC!r}: upgrade pytest-autotune"
+        )
+    try:
+        return tuple(_samples(encoded))
+    except zlib.error as error:
+        raise StoreError(f"stored samples are damaged ({error}): measure the batch again") from error
+
+
+def _samples(encoded: bytes) -> Iterator[Sample]:
+    plain = zlib.decompress(encoded)  # checks its own sum: what it returns is what was written
+    (size,) = struct.unpack_from("<I", plain)
+    start = 4 + size
+    header = json.loads(plain[4:start])
+    columns: dict[str, list[int]] = {}
+    for name, code, count, offset in header["columns"]:
+        end = start + count * array(code).itemsize
+        columns[name] = _unpack(plain[start:end], code, offset)
+        start = end
+    gaps = [micros / 1e6 for micros in columns["gaps"]]
+    firsts = iter(columns["first"])
+    position = 0
+    for sent, end, answered, prompt, output, error, gap_count in zip(
+        *(columns[name] for name in ("sent", "end", "answered", "prompt", "output", "error", "gap_count")), strict=True
+    ):
+        yield Sample(
+            sent_s=sent / 1e6,
+            first_s=(sent + next(firsts)) / 1e6 if answered else None,
+            end_s=end / 1e6,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            gaps_s=tuple(gaps[position : position + gap_count]),
+            error=None if error == _NOTHING else header["kinds"][error],
+        )
+        position += gap_count
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _many_micros(seconds: Iterable[float]) -> list[int]:
+    return [round(value * 1e6) for value in seconds]
+
+
+def _pack(values: list[int]) -> tuple[tuple[str, int, int], bytes]:
+    """Return (typecode, count, smallest) and the values above the smallest, all lowest bytes first."""
+    offset = min(values, default=0)
+    span = max(values, default=0) - offset
+    code = next(code for code, limit in _TYPECODES if span < limit)
+    numbers = array(code, values if offset == 0 else [value - offset for value in values])
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    raw, width = numbers.tobytes(), numbers.itemsize
+    # Equal bytes side by side: the high bytes of nearly equal numbers compress to nothing.
+    return (code, len(values), offset), b"".join(raw[byte::width] for byte in range(width))
+
+
+def _unpack(packed: bytes, code: str, offset: int) -> list[int]:
+    numbers = array(code)
+    width = numbers.itemsize
+    count = len(packed) // width
+    raw = bytearray(count * width)
+    for byte in range(width):
+        raw[byte::width] = packed[byte * count : (byte + 1) * count]
+    numbers.frombytes(bytes(raw))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist() if offset == 0 else [value + offset for value in numbers]

@@ -1,0 +1,59 @@
+"""The xdist scheduler: whole trials, never half of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xdist.workermanage import WorkerController
+
+
+class TrialScheduling(LoadScopeScheduling):
+    """Hand out one trial (``suite.yaml::trial-003``) at a time.
+
+    xdist 3.8 queues everything again that a dead worker ever ran and can then deadlock
+    (pytest-dev/pytest-xdist#1313, #1327, #1378); it can go when #1371 is released. A trial dies
+    with its server, so what is left of it is reported as lost; trials not yet begun go back.
+    """
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Forget a dead worker; return the item that it was running, if any."""
+        crashed: str | None = None
+        for scope, unit in self.assigned_work.pop(node).items():
+            pending = [nodeid for nodeid, done in unit.items() if not done]
+            if pending and crashed is None:
+                crashed, *lost = pending
+                self._report_lost(lost, f"{node.gateway.id} died while running {crashed}")
+            elif pending:
+                self.workqueue[scope] = unit
+        for other in self.nodes:
+            if other in self.registered_collections:  # a replacement that still collects gets its share later
+                self._reschedule(other)
+        return crashed
+
+    def schedule(self) -> None:
+        """Start handing out trials, and let workers end when there are none."""
+        super().schedule()
+        if self.collection and not self.workqueue:
+            # A worker begins an item only when it knows the next one or that there is none:
+            # without this a lone last item would wait for a successor forever.
+            for node in self.nodes:
+                node.shutdown()
+
+    def _report_lost(self, nodeids: Sequence[str], reason: str) -> None:
+        for nodeid in nodeids:
+            path, _, name = nodeid.partition("::")
+            report = pytest.TestReport(
+                nodeid=nodeid,
+                location=(path, 0, name),
+                keywords={},
+                outcome="skipped",
+                longrepr=(path, 0, f"Skipped: trial lost, {reason}"),
+                when="setup",
+            )
+            self.config.hook.pytest_runtest_logreport(report=report)

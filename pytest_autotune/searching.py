@@ -1,0 +1,134 @@
+"""What --autotune does around pytest's session: begins the run, shows progress, concludes with the gate."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from pytest_autotune.errors import AutotuneError
+from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher, Throttled
+from pytest_autotune.stash import run_of, settings_of, summary_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from pytest_autotune.results import Conclusion
+
+Outcome = Literal["passed", "failed", "skipped"]
+PHASES: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
+
+
+def begin(config: pytest.Config) -> None:
+    """Refuse what cannot work, make the fixtures known, and on the controller begin the run."""
+    from pytest_autotune import nodes
+
+    _refuse_reruns(config)
+    config.pluginmanager.register(nodes, "autotune-fixtures")
+    if settings_of(config).plan_only:
+        return
+    run = run_of(config)
+    if run.is_worker:
+        run.reporter = StoreReporter(run.store, run.id, run.owner)
+        return
+    _end_on_signals(config)
+    try:
+        swept = run.begin(config.invocation_params.args)
+    except AutotuneError as error:
+        raise pytest.UsageError(str(error)) from error
+    config.stash[summary_key] = tuple(f"swept: {line}" for line in swept)
+
+
+def _refuse_reruns(config: pytest.Config) -> None:
+    """pytest-rerunfailures sets a trial up twice and tears it down once: a leaked server and half a record."""
+    if getattr(config.option, "reruns", None):
+        raise pytest.UsageError(
+            "--reruns cannot be combined with --autotune: a trial's batches share one server and one record; "
+            "run the same command again to measure again what could not be measured"
+        )
+
+
+def _end_on_signals(config: pytest.Config) -> None:
+    """End on SIGTERM and SIGHUP as on Ctrl-C: servers torn down, results stored, JUnit written, exit status 2."""
+
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        config.add_cleanup(partial(signal.signal, signum, signal.signal(signum, interrupt)))
+
+
+def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Restate the report of a trial's item; leave other tests alone."""
+    from pytest_autotune.nodes import NotSearched, Trial
+    from pytest_autotune.outcomes import restate
+
+    if isinstance(item.parent, Trial) or isinstance(item, NotSearched):
+        restate(report, item, None if call.excinfo is None else call.excinfo.value)
+
+
+@contextmanager
+def progress(config: pytest.Config) -> Iterator[None]:
+    """Show where the trials stand while the session runs."""
+    run = run_of(config)
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None:
+        yield
+        return
+
+    def write(line: str) -> None:
+        capture = config.pluginmanager.getplugin("capturemanager")
+        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(f"[autotune] {line}", purple=True)
+            reporter.flush()
+
+    if config.pluginmanager.hasplugin("dsession"):
+        with StoreWatcher(run.store, run.id, write):
+            yield
+        return
+    run.reporter = Throttled(write, interval_s=CI_INTERVAL_S)
+    try:
+        yield
+    finally:
+        run.reporter = None
+
+
+def conclude(session: pytest.Session) -> None:
+    """Select the best of each suite, write what was asked for, and report each suite's gate."""
+    from pytest_autotune.results import conclude_suites
+
+    conclusions = conclude_suites(run_of(session.config))
+    for conclusion in conclusions:
+        _report_gate(session, conclusion)
+    lines = [line for conclusion in conclusions for line in conclusion.lines]
+    session.config.stash[summary_key] = (*session.config.stash.get(summary_key, ()), *lines)
+
+
+def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:
+    """Report the gate as a test of its own, so that terminal, JUnit and exit status follow by themselves."""
+    suite, gate = conclusion.nodeid, conclusion.gate
+    hook, nodeid, now = session.config.hook, f"{suite}::gate", time.time()
+    location = (suite, None, "gate")
+    verdict: Outcome = "skipped" if conclusion.partial else "passed" if gate.holds else "failed"
+    text = (suite, 1, f"Skipped: {conclusion.partial}") if conclusion.partial else gate.reason or None
+    session.testscollected += 1
+    hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+    for when in PHASES:
+        report = pytest.TestReport(
+            nodeid=nodeid,
+            location=location,
+            keywords={},
+            outcome=verdict if when == "call" else "passed",
+            longrepr=text if when == "call" else None,
+            when=when,
+            start=now,
+            stop=now,
+        )
+        hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)

@@ -1,0 +1,312 @@
+"""The verdict of a trial, the ranking of trials, and the best compliant configuration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pytest_autotune.formatting import count, quantity, title
+from pytest_autotune.slo import Check, Status, Verdict, judge, penalised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_autotune.records import BatchRecord, TrialRecord
+    from pytest_autotune.samples import Level
+    from pytest_autotune.slo import Limit
+
+NOISE = 0.01  # relative; vLLM's tune_speculative_k and its tuning recipes also call results within 1 % a tie
+_FINDINGS = ("out of memory", "bad argument")  # causes that the configuration is to blame for
+_CLASSES = (Status.COMPLIANT, Status.VIOLATING, Status.INCONCLUSIVE, Status.INFEASIBLE, Status.FAILED, Status.NOT_RUN)
+
+
+class Objective(Protocol):
+    """What is maximised or minimised among the batches that comply."""
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """Whether more or less of the metric is better."""
+
+    @property
+    def metric(self) -> str:
+        """A metric of a batch, e.g. ``output_throughput_per_gpu``."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedBatch:
+    """A batch with its verdict; it scores only when it is compliant and has the objective's metric."""
+
+    record: BatchRecord
+    verdict: Verdict
+    score: float | None  # the objective's metric, in its own unit
+    rank_value: float | None  # to maximise: the score, negated when less is better, less the soft penalty
+
+    @property
+    def level(self) -> Level:
+        """The load level that was measured."""
+        return self.record.level
+
+    @property
+    def compliant(self) -> bool:
+        """Whether every hard limit holds."""
+        return self.verdict.status is Status.COMPLIANT
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTrial:
+    """A trial with the verdict of each batch, in the order they ran.
+
+    `score`, `rank_value` and `level` belong to the best compliant batch and to nothing else: no
+    aggregate of a trial covers a batch that violates.
+    """
+
+    trial: TrialRecord
+    metric: str  # of the objective
+    batches: tuple[JudgedBatch, ...]
+    status: Status
+    reason: str  # one line; empty when compliant
+    best: JudgedBatch | None  # the compliant batch with the best rank value
+    capacity: Level | None  # the highest compliant level
+    least_violating: JudgedBatch | None  # when none complies: the one whose worst hard ratio is smallest
+    own_rank_value: float | None = None  # from an objective of the user's own, to maximise; replaces the batch's
+
+    @property
+    def score(self) -> float | None:
+        """The objective's metric of the best compliant batch, in its own unit."""
+        return None if self.best is None else self.best.score
+
+    @property
+    def rank_value(self) -> float | None:
+        """The value that trials are ranked by, to maximise."""
+        if self.best is None:
+            return None
+        return self.best.rank_value if self.own_rank_value is None else self.own_rank_value
+
+    @property
+    def level(self) -> Level | None:
+        """The load level that gave the score."""
+        return None if self.best is None else self.best.level
+
+    @property
+    def compliant(self) -> tuple[JudgedBatch, ...]:
+        """The compliant batches: what every aggregate of the trial covers."""
+        return tuple(batch for batch in self.batches if batch.compliant)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether the trial may be selected: finished, and a compliant batch has the objective's metric."""
+        return self.trial.state == "finished" and self.best is not None
+
+    @property
+    def headline(self) -> str:
+        """The score with where it comes from: ``output throughput 231.70 tok/s from concurrency 8 (1 of ...)``."""
+        if self.best is None or self.best.score is None:
+            return ""
+        return (
+            f"{title(self.metric)} {quantity(self.metric, self.best.score)} from concurrency "
+            f"{self.best.level.concurrency} ({self.coverage})"
+        )
+
+    @property
+    def coverage(self) -> str:
+        """How many batches an aggregate of the trial covers: ``1 of 4 batches compliant``."""
+        return f"{len(self.compliant)} of {count(len(self.batches), 'batch')} compliant"
+
+    def at(self, level: Level | None) -> JudgedBatch | None:
+        """Return the batch of a load level."""
+        return next((batch for batch in self.batches if batch.level == level), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Closest:
+    """How close the best violating trial came to keeping the limits."""
+
+    trial: JudgedTrial
+    batch: JudgedBatch
+    check: Check  # the limit that binds, with what was measured and by how much
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome of a search over one suite's trials."""
+
+    best: JudgedTrial | None
+    ranking: tuple[JudgedTrial, ...]  # every trial, best first: all eligible ones before all others
+    tied: tuple[JudgedTrial, ...]  # eligible trials within noise of the highest value, `best` first
+    reference: JudgedTrial | None  # the empty configuration: the engine's defaults
+    closest: Closest | None  # when nothing is selected and some batch was measured
+
+    @property
+    def binding(self) -> Check | None:
+        """The limit that keeps every configuration from complying."""
+        return None if self.closest is None else self.closest.check
+
+
+def judge_trial(
+    trial: TrialRecord,
+    *,
+    limits: Sequence[Limit],
+    objective: Objective,
+    steepness: float = 0.1,
+    score: Callable[[Sequence[JudgedBatch]], float | None] = lambda _: None,
+) -> JudgedTrial:
+    """Judge every batch of a trial, and the trial by its batches; the trial may still be running.
+
+    A trial is compliant with at least one compliant batch, violating when batches were measured
+    and none complies, else infeasible or failed by what stopped it. `score` may rank the trial by
+    something of its own, in the direction of the objective, from the compliant batches.
+    """
+    batches = tuple(_judge_batch(batch, limits, objective, steepness) for batch in trial.batches)
+    scored = [batch for batch in batches if batch.rank_value is not None]
+    compliant = [batch for batch in batches if batch.compliant]
+    violating = [batch for batch in batches if batch.verdict.binding is not None]
+    least = min(violating, key=_excess, default=None) if not compliant else None
+    status, reason = _judge_by_batches(trial, batches, least)
+    own = score(compliant) if compliant else None
+    return JudgedTrial(
+        trial=trial,
+        metric=objective.metric,
+        batches=batches,
+        status=status,
+        reason=reason,
+        best=max(scored, key=lambda batch: (batch.rank_value or 0.0, batch.level), default=None),
+        capacity=max((batch.level for batch in compliant), default=None),
+        least_violating=least,
+        own_rank_value=own if own is None or objective.direction == "maximize" else -own,
+    )
+
+
+def slo_lines(judged: JudgedTrial) -> list[str]:
+    """Return the log lines of a trial: how many batches comply, what each other one misses, the best of them."""
+    lines = [f"[slo] {len(judged.compliant)}/{len(judged.batches)} batches compliant"]
+    for batch in judged.batches:
+        lines.extend(_batch_lines(batch))
+    if judged.headline:
+        lines.append(f"[slo] best {judged.headline}")
+    elif judged.compliant:
+        lines.append(f"[slo] no compliant batch has {judged.metric}: the trial has no score ({judged.coverage})")
+    elif judged.least_violating is not None:
+        lines.append(
+            f"[slo] no batch complies; {judged.least_violating.level} violates least: "
+            f"{judged.least_violating.verdict.binding}"
+        )
+    return lines
+
+
+def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
+    """Choose the best compliant trial and rank them all; the order of `trials` does not matter.
+
+    Compliance comes first, the objective second, and they are never mixed. All trials within
+    `noise` (relative) of the highest value are tied, and the tie goes to fewer overrides, then
+    fewer GPUs, then the earlier trial. Measuring from the highest value, and not from neighbour
+    to neighbour, keeps a chain of small steps from selecting something clearly worse.
+    """
+    everything = sorted(trials, key=_rank)
+    eligible = [judged for judged in everything if judged.eligible]
+    others = [judged for judged in everything if not judged.eligible]
+    top = max((_value(judged) for judged in eligible), default=0.0)
+    tied = sorted((judged for judged in eligible if _value(judged) >= top - noise * abs(top)), key=_frugality)
+    behind = eligible[len(tied) :]
+    best = tied[0] if tied else None
+    defaults = (judged for judged in everything if not judged.trial.configuration)
+    return Selection(
+        best=best,
+        ranking=(*tied, *behind, *others),
+        tied=tuple(tied),
+        reference=min(defaults, key=lambda judged: (judged.trial.state != "finished", _rank(judged)), default=None),
+        closest=_closest(everything) if best is None else None,
+    )
+
+
+def why_not_measured(batch: JudgedBatch) -> str:
+    """Say why a batch that failed or died has no numbers: ``out of memory: ...``."""
+    cause, reason = batch.record.cause, batch.record.reason
+    if cause and not reason.startswith(cause):
+        return f"{cause}: {reason}" if reason else cause
+    return reason or batch.record.status
+
+
+def _judge_batch(record: BatchRecord, limits: Sequence[Limit], objective: Objective, steepness: float) -> JudgedBatch:
+    if record.status != "measured":
+        status = Status.INFEASIBLE if record.cause in _FINDINGS else Status.FAILED
+        batch = JudgedBatch(record, Verdict(status), None, None)
+        return JudgedBatch(record, Verdict(status, reason=why_not_measured(batch)), None, None)
+    verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record))
+    if record.failed_checks and verdict.status is Status.COMPLIANT:
+        verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
+    score = record.metrics.get(objective.metric)
+    if verdict.status is not Status.COMPLIANT or score is None or not math.isfinite(score):
+        return JudgedBatch(record, verdict, None, None)
+    upward = score if objective.direction == "maximize" else -score
+    return JudgedBatch(record, verdict, score, penalised(upward, verdict.penalty))
+
+
+def _no_data(record: BatchRecord) -> str | None:
+    if record.client is not None and record.client.saturated is not None:
+        return record.client.saturated
+    return None if record.requests else "no request ended inside the measurement window"
+
+
+def _judge_by_batches(
+    trial: TrialRecord, batches: Sequence[JudgedBatch], least: JudgedBatch | None
+) -> tuple[Status, str]:
+    if any(batch.compliant for batch in batches):
+        return Status.COMPLIANT, ""
+    if least is not None:
+        return Status.VIOLATING, f"{least.level} violates {least.verdict.reason}"
+    if missed := [batch for batch in batches if batch.verdict.status is Status.VIOLATING]:
+        return Status.VIOLATING, f"{missed[0].level} fails {missed[0].verdict.reason}"
+    for status in (Status.INFEASIBLE, Status.FAILED):
+        if stopped := [batch for batch in batches if batch.verdict.status is status]:
+            return status, f"{stopped[0].level}: {stopped[0].verdict.reason}"
+    if trial.cause or trial.status in (Status.INFEASIBLE, Status.FAILED):
+        infeasible = trial.status is Status.INFEASIBLE or trial.cause in _FINDINGS
+        return Status.INFEASIBLE if infeasible else Status.FAILED, trial.reason or trial.cause
+    if trial.state == "finished":
+        return Status.FAILED, trial.reason or "no batch was measured"
+    return Status.NOT_RUN, trial.reason or "no batch was measured yet"
+
+
+def _batch_lines(batch: JudgedBatch) -> list[str]:
+    if batch.record.status != "measured":
+        return [f"[slo] {batch.level} not measured: {batch.verdict.reason}"]
+    if batch.verdict.status is Status.VIOLATING:
+        return [f"[slo] {batch.level} violates {batch.verdict.reason}"]
+    if not batch.compliant:
+        return [f"[slo] {batch.level} has no verdict: {batch.verdict.reason}"]
+    return [f"[slo] {batch.level} misses soft {check}" for check in batch.verdict.checks if check.breach == "soft"]
+
+
+def _excess(batch: JudgedBatch) -> tuple[float, Level]:
+    return batch.verdict.excess, batch.level
+
+
+def _closest(ranked: Iterable[JudgedTrial]) -> Closest | None:
+    for judged in ranked:
+        batch = judged.least_violating
+        if judged.trial.state == "finished" and batch is not None and batch.verdict.binding is not None:
+            return Closest(judged, batch, batch.verdict.binding)
+    return None
+
+
+def _value(judged: JudgedTrial) -> float:
+    return 0.0 if judged.rank_value is None else judged.rank_value
+
+
+def _frugality(judged: JudgedTrial) -> tuple[object, ...]:
+    trial = judged.trial
+    return len(trial.configuration), trial.gpus, trial.started_at, trial.id
+
+
+def _rank(judged: JudgedTrial) -> tuple[object, ...]:
+    """Return a total order: eligible trials by value, then the finished ones by how much is wrong with them."""
+    least = judged.least_violating
+    return (
+        not judged.eligible,
+        judged.trial.state != "finished",
+        _CLASSES.index(judged.status),
+        -_value(judged),
+        0.0 if least is None else least.verdict.excess,
+        *_frugality(judged),
+    )

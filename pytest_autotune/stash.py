@@ -1,0 +1,35 @@
+"""Typed state of the plugin on pytest's config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_autotune.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_autotune.run import Run
+
+WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`
+
+settings_key = pytest.StashKey[Settings]()
+run_key = pytest.StashKey["Run"]()
+summary_key = pytest.StashKey[tuple[str, ...]]()  # lines for the end of the terminal output
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """Return the settings that `pytest_configure` resolved."""
+    return config.stash[settings_key]
+
+
+def run_of(config: pytest.Config) -> Run:
+    """Return this process's run, made on first use: a pytest run without suites pays nothing for it."""
+    from pytest_autotune.run import Run
+
+    if run_key not in config.stash:
+        worker: dict[str, str] | None = getattr(config, "workerinput", None)
+        run_id = None if worker is None else worker[WORKER_RUN_ID]
+        config.stash[run_key] = run = Run(config, config.stash[settings_key], run_id=run_id)
+        config.add_cleanup(run.close)
+    return config.stash[run_key]

@@ -1,0 +1,397 @@
+"""One trial from claim to teardown: deployed on first use, measured level by level, recorded at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.records import BatchRecord
+from pytest_autotune.selection import judge_trial
+from pytest_autotune.slo import Status, judge, request_limits
+from pytest_autotune.statistics import measured, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_autotune.deploy.server import Deployer, Server
+    from pytest_autotune.engines.engine import Engine, Installed
+    from pytest_autotune.load.generator import LoadGenerator, Progress
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.samples import Level, Measurement, Sample
+    from pytest_autotune.slo import Verdict
+    from pytest_autotune.space import Configuration
+    from pytest_autotune.store import Store
+    from pytest_autotune.suite import Suite
+
+log = logging.getLogger(__name__)
+
+
+class NotRun(Exception):
+    """A trial or batch that is not run in this session, with the reason; no error and no finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A suite made ready to run: its engine as found on this machine, and the identity of its measurements."""
+
+    suite: Suite
+    engine: Engine
+    installed: Installed
+    nodeid: str  # of the suite file
+    study: str  # key of the measurements in the store
+    slots: int  # trials that were collected
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A trial to be: its node name, and how its configuration is found when its turn comes."""
+
+    name: str
+    index: int
+    parameters: Configuration  # of a grid, known at collection; empty for a slot that the search fills
+    choose: Callable[[tuple[TrialRecord, ...]], Configuration]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a trial needs of the world around it."""
+
+    store: Store
+    run_id: str
+    owner: str
+    fresh: bool
+    output: Path  # directory of this run
+    deployer: Deployer
+    generator: LoadGenerator
+    announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
+    finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredBatch:
+    """A batch with its requests and its verdict."""
+
+    record: BatchRecord
+    samples: tuple[Sample, ...]
+    verdict: Verdict
+
+
+class LiveTrial:
+    """A claimed trial. `close` must be called; it tears the server down and settles the record.
+
+    One that was measured before (`recorded`) answers from the store and deploys nothing, unless
+    `server` is asked for.
+    """
+
+    def __init__(self, plan: Plan, slot: Slot, bench: Bench) -> None:
+        """Claim the slot; raise `NotRun` when another process is at it."""
+        claim = bench.store.claim(
+            bench.run_id,
+            plan.study,
+            slot.name,
+            owner=bench.owner,
+            fresh=bench.fresh,
+            choose=slot.choose,
+            retry=_worth_retrying,
+        )
+        if claim.kind == "busy":
+            raise NotRun(f"being measured by another process ({claim.trial.owner})")
+        self.plan = plan
+        self.slot = slot
+        self.recorded = claim.kind == "recorded"
+        self.record = restate(claim.trial, plan.suite, bench.store) if self.recorded else claim.trial
+        self.failure: DeployError | None = None
+        self.end: BatchRecord | None = None  # the batch under which the server died
+        self._bench = bench
+        self._begun = time.monotonic()
+        self._resources = ExitStack()
+        self._server: Server | None = None
+        self._batches: dict[Level, BatchRecord] = {}
+        self._measured: dict[Level, MeasuredBatch] = {}
+        if self.recorded:
+            self._batches = {batch.level: batch for batch in self.record.batches}
+            self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
+            self.failure = _recorded_failure(self.record)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The overrides that this trial runs with."""
+        return self.record.configuration
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a server of this trial takes."""
+        return self.plan.engine.gpus(self.plan.suite, self.configuration)
+
+    def server(self) -> Server:
+        """Return the running server, deploying it on first use.
+
+        Raises `Infeasible` or `DeployError` the first time, `NotRun` afterwards.
+        """
+        if self._server is not None:
+            return self._server
+        if self.failure is not None:
+            raise NotRun(f"not deployed: {self.failure}")
+        try:
+            self._server = self._deploy()
+        except DeployError as failure:
+            self.failure = failure
+            raise
+        return self._server
+
+    def deploy(self) -> None:
+        """Make sure that the trial has a server, or the record of one; raise what the deployment raised."""
+        if self.recorded:
+            if self.failure is not None:
+                raise self.failure
+            return
+        self.server()
+
+    def measure(self, level: Level) -> MeasuredBatch:
+        """Return the batch at `level`, measuring it the first time.
+
+        Raises `NotRun` when the server is not there any more, `Infeasible` when this load kills
+        it by its configuration, `BenchmarkError` when the batch cannot be measured.
+        """
+        if level not in self._measured:
+            if level not in self._batches:
+                self._require_alive(level)
+                self._measured[level] = self._run_batch(level)
+            else:
+                self._measured[level] = self._read_batch(level)
+        batch = self._measured[level]
+        if batch.record.status == "died":
+            raise self._death(batch.record)
+        if batch.record.status == "failed":
+            raise _failed(batch.record)
+        return batch
+
+    def note_check(self, level: Level, name: str, problem: str) -> None:
+        """Record that a check of the user's own found the batch at `level` not compliant."""
+        if not self.recorded:
+            self._bench.store.record_check(self.record.id, level, name=name, problem=problem)
+
+    def close(self) -> None:
+        """Tear the server down, whatever happened, and record what the trial came to."""
+        try:
+            self._resources.close()
+        finally:
+            self._server = None
+            if not self.recorded:
+                self._settle()
+
+    def _deploy(self) -> Server:
+        from pytest_autotune.deploy.server import Launch
+
+        plan, bench = self.plan, self._bench
+        directory = bench.output / file_name(plan.suite.name) / file_name(self.slot.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        launch = Launch(
+            suite=plan.suite,
+            engine=plan.engine,
+            configuration=self.configuration,
+            log=directory / "server.log",
+            owner=bench.owner,
+            on_phase=lambda phase: bench.announce(self, phase, None),
+        )
+        server = self._resources.enter_context(bench.deployer.deploy(launch))
+        if not self.recorded:
+            bench.store.record_deployment(
+                self.record.id,
+                argv=server.argv,
+                effective=server.effective,
+                gpus=self.gpus,
+                deploy_s=server.started_s,
+                server_log=str(launch.log),
+                url=server.url,
+                model_name=server.model_name,
+            )
+        return server
+
+    def _require_alive(self, level: Level) -> None:
+        if self.end is not None:
+            raise NotRun(f"the server died at {self.end.level}: {self.end.reason}")
+        if self.recorded:
+            raise NotRun(f"{level} was not measured when this trial was recorded; --autotune-fresh measures it again")
+
+    def _run_batch(self, level: Level) -> MeasuredBatch:
+        from pytest_autotune.load.generator import Target, Workload
+
+        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        server = self.server()
+        started_at = datetime.now(UTC)
+        target = Target(
+            url=server.url,
+            model=server.model_name,
+            api=load.api,
+            token_ids=abilities.token_ids and load.api == "completions",
+            ignore_eos=abilities.ignore_eos,
+        )
+        workload = Workload(
+            prompt_tokens=load.prompt_tokens,
+            output_tokens=load.output_tokens,
+            duration_s=load.duration_s,
+            warmup_s=load.warmup_s,
+            request_timeout_s=load.request_timeout_s,
+            max_requests=load.max_requests,
+            # The same prompts for every trial, so that trials differ by their configuration only;
+            # other prompts for each level, so that no level finds its prompts in a prefix cache.
+            seed=load.seed * 1_000_003 + level.concurrency,
+        )
+        try:
+            measurement = self._bench.generator.run(
+                target,
+                level,
+                workload,
+                died=server.died,
+                on_progress=lambda progress: self._bench.announce(self, level.name, progress),
+            )
+        except BenchmarkError as error:
+            record = self._lost_batch(level, started_at, error, server)
+            samples: tuple[Sample, ...] = ()
+        else:
+            record = self._batch_record(measurement, started_at)
+            samples = measurement.samples
+        self._bench.store.record_batch(self.record.id, record, samples)
+        self._batches[level] = record
+        return MeasuredBatch(record, samples, self._judge(record))
+
+    def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
+        suite = self.plan.suite
+        metrics = summarise(
+            measurement.samples,
+            measurement.window_s,
+            gpus=self.gpus,
+            request_limits=request_limits(suite.slo),
+            also=suite.extra_metrics(),
+        )
+        saturated = measurement.client.saturated
+        return BatchRecord(
+            level=measurement.level,
+            status="failed" if saturated else "measured",
+            metrics=metrics,
+            client=measurement.client,
+            errors=measurement.errors,
+            requests=len(measured(measurement.samples, measurement.window_s)),
+            window_s=measurement.window_s,
+            started_at=started_at,
+            reason=saturated or "",
+        )
+
+    def _lost_batch(self, level: Level, started_at: datetime, error: BenchmarkError, server: Server) -> BatchRecord:
+        cause = server.died()
+        record = BatchRecord(
+            level=level,
+            status="failed" if cause is None else "died",
+            metrics={},
+            client=None,
+            errors={},
+            requests=0,
+            window_s=0.0,
+            started_at=started_at,
+            reason=str(error if cause is None else cause),
+            cause="" if cause is None else str(cause.kind),
+        )
+        if cause is not None:
+            self.end = record
+            log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
+        return record
+
+    def _death(self, record: BatchRecord) -> DeployError:
+        from pytest_autotune.engines.engine import CauseKind
+
+        text = f"the server died at {record.level}: {record.reason}"
+        tail = "" if self._server is None else self._server.log_tail()
+        if CauseKind(record.cause).finding:
+            return Infeasible(text, log_tail=tail)
+        return DeployError(text, log_tail=tail)
+
+    def _read_batch(self, level: Level) -> MeasuredBatch:
+        samples = self._bench.store.samples(self.record.id, level)
+        record = self._batches[level]
+        return MeasuredBatch(record, tuple(samples), self._judge(record))
+
+    def _judge(self, record: BatchRecord) -> Verdict:
+        no_data = None if record.status == "measured" else record.reason
+        return judge(record.metrics, self.plan.suite.slo, steepness=self.plan.suite.steepness, no_data=no_data)
+
+    def _settle(self) -> None:
+        store, suite = self._bench.store, self.plan.suite
+        elapsed_s = time.monotonic() - self._begun
+        if isinstance(self.failure, Infeasible):
+            status, reason = Status.INFEASIBLE, self.failure.reason
+        elif self.failure is not None:
+            status, reason = Status.FAILED, self.failure.reason
+        elif self.end is not None or set(self._batches) >= set(self.plan.levels):
+            judged = judge_trial(
+                store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
+            )
+            status, reason = judged.status, judged.reason
+        else:
+            store.release(self.record.id, reason=f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
+            return
+        cause = getattr(self.failure, "cause", None)
+        kind = "" if cause is None else str(cause.kind)
+        store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
+        self.record = store.trial(self.record.id)
+        self._bench.finished(self.record)
+
+
+def _worth_retrying(trial: TrialRecord) -> bool:
+    """Say whether a finished trial holds trouble that was not its configuration's and may be gone now."""
+    from pytest_autotune.engines.engine import CauseKind
+
+    if trial.status is Status.FAILED:
+        return not any(batch.status == "measured" for batch in trial.batches)
+    return any(
+        batch.status == "failed" or (batch.status == "died" and not CauseKind(batch.cause).finding)
+        for batch in trial.batches
+    )
+
+
+def _recorded_failure(record: TrialRecord) -> DeployError | None:
+    if record.status is Status.INFEASIBLE and not record.batches:
+        return Infeasible(record.reason)
+    if record.status is Status.FAILED and not record.batches:
+        return DeployError(record.reason)
+    return None
+
+
+def _failed(record: BatchRecord) -> BenchmarkError:
+    return (BenchmarkError if record.client is None else ClientSaturated)(record.reason)
+
+
+def file_name(text: str) -> str:
+    """Keep letters, digits, dots and a few signs; node names have colons, which some file systems refuse."""
+    return "".join(c if c.isalnum() or c in "-_.," else "_" for c in text)[:120]
+
+
+def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
+    """Return a recorded trial with the metrics that the suite's limits need now, from its stored samples.
+
+    Goodput and unusual percentiles depend on the limits, which may have changed since.
+    """
+    limits, also = request_limits(suite.slo), suite.extra_metrics()
+    batches = tuple(
+        replace(
+            batch,
+            metrics=summarise(
+                store.samples(trial.id, batch.level),
+                batch.window_s,
+                gpus=trial.gpus,
+                request_limits=limits,
+                also=also,
+            ),
+        )
+        if batch.status == "measured"
+        else batch
+        for batch in trial.batches
+    )
+    return replace(trial, batches=batches)

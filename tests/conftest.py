@@ -1,0 +1,83 @@
+"""Shared by all tests."""
+
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+# numpy, which comes with optuna, cannot be imported twice in a process, and in-process pytester
+# runs restore sys.modules: import it once before any of them.
+import optuna  # noqa: F401
+import psutil
+import pytest
+
+from pytest_autotune.store import Store
+
+QUICK_SUITE = """\
+name: quick
+engine: sim
+model: llama-3.1-8b
+parameters:
+  max-num-seqs: [2, 64]
+fixed: {gpu: H100, time-scale: 0.2, max-model-len: 4096}
+load: {prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8], duration: 600ms, warmup: 100ms}
+slo:
+  ttft.p90: 40ms
+  error_rate: 1%
+objective: maximize output_throughput
+search: {defaults: false}
+timeouts: {stop: 1s}
+"""
+
+
+class Project:
+    """A scratch directory with suites, in which pytest is run as a user would, in a process of its own."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path: Path = pytester.path
+        (self.path / "suites").mkdir()
+
+    def suite(self, text: str = QUICK_SUITE, name: str = "quick.yaml") -> Path:
+        path = self.path / "suites" / name
+        path.write_text(text)
+        return path
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=240)
+
+    def store(self) -> Store:
+        return Store(f"sqlite:///{self.path / '.autotune' / 'results.db'}")
+
+    def testcases(self, report: str = "report.xml") -> dict[str, ET.Element]:
+        """JUnit test cases by ``classname.name``."""
+        cases = ET.parse(self.path / report).getroot().iter("testcase")
+        return {f"{case.get('classname')}.{case.get('name')}": case for case in cases}
+
+
+@pytest.fixture
+def project(pytester):
+    return Project(pytester)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(tmp_path_factory):
+    """Every test ends without a process that it, or what it ran, has started."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    tagged = [process for process in psutil.process_iter() if _owned_below(process, os.getpid())]
+    children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    left = [process for process in (*children, *tagged) if process.is_running() and process.status() != "zombie"]
+    assert not left
+
+
+def _owned_below(process: psutil.Process, pid: int) -> bool:
+    """Whether a process carries the tag of a run that this test process has started."""
+    try:
+        return process.environ().get("PYTEST_AUTOTUNE_TEST_RUNNER") == str(pid)
+    except (psutil.Error, OSError):
+        return False
+
+
+@pytest.fixture(autouse=True)
+def tag_child_processes(monkeypatch):
+    monkeypatch.setenv("PYTEST_AUTOTUNE_TEST_RUNNER", str(os.getpid()))

@@ -1,0 +1,100 @@
+"""The structure of the package: who may import whom, and what stays cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_autotune
+
+PACKAGE = Path(pytest_autotune.__file__).parent
+
+# Lowest first; a module may import modules of its own layer and of those before it.
+LAYERS = [
+    {"errors", "samples", "statistics", "spelling", "units", "formatting", "masking"},
+    {"space", "constraints", "slo"},
+    {"records"},
+    {"problems", "yaml_source", "notation", "fields", "suite", "suite_file", "suite_schema"},
+    {"search", "selection", "gate"},
+    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
+    {"reporting"},
+    {"trial", "plan", "views", "progress", "results", "run"},
+    {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},
+    {"plugin", "__main__", "__init__"},
+]
+MAY_IMPORT = {
+    "pytest": {"plugin", "nodes", "scheduling", "hooks", "outcomes", "stash", "searching"},
+    "_pytest": set(),
+    "optuna": {"search"},
+    "xdist": {"scheduling"},
+    "docker": {"deploy"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    """The module, or the subpackage it belongs to."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """Dotted names that the module imports at run time, in functions too; not those for type checkers only."""
+    names = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return names
+
+
+def test_every_module_has_its_layer():
+    known = set().union(*LAYERS)
+    assert {unit_of(path) for path in modules()} <= known
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    unit = unit_of(path)
+    height = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+    upward = {
+        name
+        for name in runtime_imports(path)
+        if name.startswith("pytest_autotune.")
+        and (other := name.split(".")[1]) != unit
+        and other in height
+        and height[other] > height[unit]
+    }
+    assert not upward
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_packages_are_imported_in_one_place_only(path):
+    roots = {name.split(".")[0] for name in runtime_imports(path)}
+    assert {root for root in roots if unit_of(path) not in MAY_IMPORT.get(root, {unit_of(path)})} == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_are_short_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+def test_loading_the_plugin_imports_nothing_heavy():
+    heavy = {"optuna", "numpy", "pydantic", "sqlalchemy", "ruamel", "httptools", "psutil", "junit_xml", "asyncio"}
+    script = "import sys, pytest; before = set(sys.modules); import pytest_autotune.plugin; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert {name.split(".")[0] for name in loaded} & heavy == set()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_records import batch, trial
+from make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
+
+from pytest_autotune.gate import Gate, Rule
+from pytest_autotune.reporting.junit import junit_text, metric_name, write_junit
+from pytest_autotune.suite import Objective
+
+
+def parsed(*reports):
+    root = ET.fromstring(junit_text(reports).encode())
+    return [(s, {case.get("name"): case for case in s.iter("testcase")}) for s in root.iter("testsuite")]
+
+
+def test_the_selected_configuration_is_reported_batch_by_batch_under_stable_names():
+    ((element, cases),) = parsed(report(DEFAULTS, BEST, VIOLATING))
+    assert list(cases) == ["gate.compliant-configuration", "c1", "c8", "c16", "c32"]
+    assert {case.get("classname") for case in cases.values()} == {"chat"}
+    assert {case.get("file") for case in cases.values()} == {"suites/chat.yaml"}
+    counts = {name: element.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "5", "failures": "0", "errors": "0", "skipped": "2"}
+    assert element.get("timestamp") == "2026-01-02T03:04:05Z"
+    properties = {p.get("name"): p.get("value") for p in element.iter("property")}
+    assert properties["engine"] == "vllm"
+    assert properties["engine_version"] == "0.11.0"
+    assert properties["gpu"] == "2 x NVIDIA H100"
+    assert properties["commit"] == "0123abc"
+    assert properties["configuration"] == '{"max-num-seqs": 64, "tp": 2}'
+    assert properties["best_output_throughput_tok_per_s"] == "231.7"
+    assert properties["trials_violating"] == "1"
+
+
+def test_a_finding_has_its_whole_explanation_in_the_elements_text():
+    ((_, cases),) = parsed(report(BEST))
+    finding = cases["c16"].find("skipped")
+    assert finding.get("message") == "violating: ttft.p90: 612 ms > 500 ms (+22 %)"
+    assert finding.text.splitlines() == [
+        "violating: ttft.p90: 612 ms > 500 ms (+22 %)",
+        "  ttft.p90                 612 ms >  500 ms         +22 %  MISSED",
+        "  output_throughput  264.48 tok/s >= 10.00 tok/s  +2545 %  holds",
+        "server log: server.log",
+    ]
+    assert cases["c32"].find("skipped").get("message") == "infeasible: out of memory: CUDA out of memory"
+    assert cases["c32"].get("time") is None
+
+
+def test_a_batch_that_could_not_be_measured_is_an_error():
+    broken = trial(1, good(1, 50.0), batch(8, status="failed", reason="timeout after 60 s"))
+    ((element, cases),) = parsed(report(broken))
+    assert element.get("errors") == "1"
+    assert cases["c8"].find("error").get("message") == "failed: timeout after 60 s"
+    assert cases["c1"].find("error") is None
+
+
+def test_numbers_are_plain_decimals_in_base_units_with_the_unit_in_the_name():
+    measured = trial(
+        1,
+        batch(
+            1, ttft__p90=0.000012, output_throughput=1.5e20, error_rate=0.0, request_throughput_per_gpu=2.5, custom=1
+        ),
+    )
+    of = suite(slo=())
+    ((_, cases),) = parsed(report(measured, of=of))
+    assert cases["c1"].find("system-out").text.splitlines() == [
+        "compliant",
+        "custom=1",
+        "error_rate=0",
+        "output_throughput_tok_per_s=150000000000000000000",
+        "request_throughput_per_gpu_req_per_s=2.5",
+        "ttft_p90_s=0.000012",
+        "requests=100",
+        "window_s=30",
+    ]
+
+
+def test_without_a_selected_configuration_the_gate_fails_and_no_batch_is_listed():
+    ((element, cases),) = parsed(report(VIOLATING, REFUSED))
+    assert list(cases) == ["gate.compliant-configuration"]
+    assert element.get("failures") == "1"
+    failure = cases["gate.compliant-configuration"].find("failure")
+    assert failure.get("type") == "compliant-configuration"
+    assert failure.get("message") == (
+        "No configuration meets the SLO: the binding limit is ttft.p90: 610 ms > 500 ms (+22 %) at concurrency 1 in max-num-seqs=8 tp=1"
+    )
+    assert "Relax that limit" in failure.text
+    assert "closest: max-num-seqs=8 tp=1 at concurrency=1" in failure.text
+    assert "[slo] concurrency=8 violates ttft.p90: 800 ms > 500 ms (+60 %)" in failure.text
+    assert "max-num-seqs=999 tp=1: infeasible: out of memory: 3 GiB short" in failure.text
+
+
+def test_a_rule_that_fails_although_something_was_selected_is_a_failure_next_to_the_batches():
+    gate = Gate((Rule("compliant-configuration", True, "fine"), Rule("not-slower", False, "12 % slower. Look at it.")))
+    ((_, cases),) = parsed(report(BEST, gate=gate))
+    assert list(cases)[:3] == ["gate.compliant-configuration", "gate.not-slower", "c1"]
+    assert cases["gate.not-slower"].find("failure").text == "12 % slower. Look at it."
+
+
+def test_every_suite_of_a_run_has_its_own_testsuite(tmp_path):
+    path = tmp_path / "new" / "verdict.xml"
+    write_junit(path, [report(BEST), report(VIOLATING, of=suite(name="code"))])
+    root = ET.parse(path).getroot()
+    assert [s.get("name") for s in root.iter("testsuite")] == ["chat", "code"]
+    assert (root.get("tests"), root.get("failures")) == ("6", "1")
+    assert path.read_text().startswith('<?xml version="1.0" encoding="utf-8"?>')
+
+
+def test_equal_input_gives_equal_output():
+    assert junit_text([report(DEFAULTS, BEST)]) == junit_text([report(DEFAULTS, BEST)])
+
+
+def test_secrets_are_masked():
+    of = suite(env={"HF_TOKEN": "very-secret-value"})
+    refused = dataclasses.replace(REFUSED, reason="token very-secret-value refused")
+    text = junit_text([report(refused, of=of), report(BEST, of=of)])
+    assert "very-secret" not in text
+    assert "token *** refused" in text
+
+
+@pytest.mark.parametrize(
+    "reason", ["\x1b[31mred\x1b[0m", "nul\0", "\ud800", "\x08\x0b\x0c\uffff\ufffe", "]]>", "<&>\"'"]
+)
+def test_what_xml_cannot_hold_is_left_out(reason):
+    ((_, cases),) = parsed(report(dataclasses.replace(REFUSED, reason=f"a{reason}b")))
+    text = cases["gate.compliant-configuration"].find("failure").text
+    assert re.search("a.*b", text)
+    assert "[31m" not in text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(), st.text())
+def test_the_report_is_valid_whatever_a_server_said(name, reason):
+    of = suite(name=name or "x")
+    assert len(parsed(report(dataclasses.replace(REFUSED, reason=reason), of=of), report(BEST, of=of, gpu=reason))) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("ttft.p90", "ttft_p90_s"),
+        ("output_throughput_per_gpu", "output_throughput_per_gpu_tok_per_s"),
+        ("goodput", "goodput_req_per_s"),
+        ("error_rate", "error_rate"),
+        ("custom.thing", "custom_thing"),
+    ],
+)
+def test_a_metric_is_named_with_its_base_unit(metric, name):
+    assert metric_name(metric) == name
+
+
+def test_a_compliant_configuration_without_a_score_is_listed_by_the_gate_only():
+    unscored = trial(1, batch(1, ttft__p90=0.1, output_throughput=50.0))
+    ((_, cases),) = parsed(report(unscored, of=suite(objective=Objective(metric="goodput"))))
+    assert list(cases) == ["gate.compliant-configuration"]
+    assert "no compliant batch has the objective goodput" in cases["gate.compliant-configuration"].find("failure").text

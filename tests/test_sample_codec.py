@@ -1,0 +1,77 @@
+"""Samples survive being stored."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_autotune.errors import StoreError
+from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
+from pytest_autotune.samples import Sample
+
+HALF_A_MICROSECOND = 0.501e-6  # and the rounding of floats of a few thousand seconds
+
+seconds = st.floats(-100, 5000)
+counts = st.integers(0, 2**40)
+some_samples = st.lists(
+    st.builds(
+        Sample,
+        sent_s=seconds,
+        first_s=st.none() | seconds,
+        end_s=seconds,
+        prompt_tokens=counts,
+        output_tokens=counts,
+        gaps_s=st.lists(st.floats(0, 5000), max_size=5).map(tuple),
+        error=st.none() | st.text(max_size=5),
+    ),
+    max_size=12,
+)
+
+
+@given(some_samples)
+def test_samples_come_back_within_half_a_microsecond(samples):
+    decoded = decode_samples(CODEC, encode_samples(samples))
+    assert len(decoded) == len(samples)
+    for was, now in zip(samples, decoded, strict=True):
+        assert (now.prompt_tokens, now.output_tokens, now.error) == (was.prompt_tokens, was.output_tokens, was.error)
+        assert now.sent_s == pytest.approx(was.sent_s, abs=HALF_A_MICROSECOND)
+        assert now.end_s == pytest.approx(was.end_s, abs=HALF_A_MICROSECOND)
+        assert now.gaps_s == pytest.approx(was.gaps_s, abs=HALF_A_MICROSECOND)
+        assert (now.first_s is None) == (was.first_s is None)
+        if was.first_s is not None:
+            assert now.first_s == pytest.approx(was.first_s, abs=HALF_A_MICROSECOND)
+
+
+@given(some_samples)
+def test_what_was_decoded_encodes_to_the_same_bytes(samples):
+    encoded = encode_samples(samples)
+    assert encode_samples(decode_samples(CODEC, encoded)) == encoded
+
+
+def test_large_batch_stays_small():
+    chance = random.Random(1)
+    samples = []
+    for number in range(1000):
+        gaps = tuple(abs(chance.gauss(0.025, 0.004)) for _ in range(128))
+        sent = number * 0.01
+        samples.append(Sample(sent, sent + 0.2, sent + 0.2 + sum(gaps), 512, 129, gaps))
+    assert len(encode_samples(samples)) < 300_000, "10,000 requests of 128 tokens in less than 3 MB"
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf")])
+def test_time_that_is_not_finite_is_refused(time):
+    with pytest.raises((ValueError, OverflowError)):
+        encode_samples([Sample(0.0, None, time, 1, 0)])
+
+
+def test_damaged_samples_are_told():
+    encoded = encode_samples([Sample(0.0, 0.1, 0.2, 8, 2, (0.1,))])
+    for damaged in (encoded[:-1], b"", encoded[:9] + bytes([encoded[9] ^ 255]) + encoded[10:]):
+        with pytest.raises(StoreError, match="damaged"):
+            decode_samples(CODEC, damaged)
+
+
+def test_samples_of_a_later_release_are_told():
+    with pytest.raises(StoreError, match=r"stored as 'columns-2', .* upgrade pytest-autotune"):
+        decode_samples("columns-2", b"")

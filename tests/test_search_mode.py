@@ -1,0 +1,165 @@
+"""`pytest suites/ --autotune` from the user's side: tree, outcomes, gate, reports, exit status."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+OOM_SUITE = """\
+name: outcomes
+engine: sim
+model: llama-3.1-8b
+parameters:
+  max-num-seqs: [2, 64]
+  gpu-memory-utilization: [0.9, 0.1]
+fixed: {gpu: H100, time-scale: 0.2, max-model-len: 4096}
+load: {prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8], duration: 600ms, warmup: 100ms}
+slo: {ttft.p90: 40ms}
+search: {defaults: false}
+timeouts: {stop: 1s}
+"""
+
+
+def test_every_outcome_has_its_category_and_the_build_stays_green(project):
+    project.suite(OOM_SUITE)
+    result = project.run("suites", "--autotune", "-v", "-rs", "--junitxml=report.xml")
+    assert result.ret == 0
+    outcomes = result.parseoutcomes()
+    assert {key: outcomes[key] for key in ("compliant", "violating", "infeasible", "deployed", "passed")} == {
+        "compliant": 3,
+        "violating": 1,
+        "infeasible": 2,
+        "deployed": 2,
+        "passed": 1,
+    }
+    result.stdout.fnmatch_lines(
+        [
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::deploy DEPLOYED *max-num-seqs=2**",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.9::c1 COMPLIANT *max-num-seqs=2**",
+            "*::c8 VIOLATES *max-num-seqs=2* (ttft.p90: * > 40 ms (+*%)*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::deploy INFEASIBLE *(out of memory*",
+            "*::max-num-seqs:2-gpu-memory-utilization:0.1::c1 SKIPPED*",
+            "*::gate PASSED*",
+            "SKIPPED*quick.yaml*not deployed: out of memory*",
+        ]
+    )
+    cases = project.testcases()
+    name = "suites.quick.yaml.max-num-seqs:2-gpu-memory-utilization:0.9"
+    assert cases[f"{name}.c8"].find("skipped").get("type") == "pytest.xfail"
+    properties = {p.get("name"): p.get("value") for p in cases[f"{name}.c8"].iter("property")}
+    assert properties["param.max-num-seqs"] == "2"
+    assert float(properties["ttft.p90"]) > 0.04
+    assert cases["suites.quick.yaml.gate"].find("failure") is None
+
+
+def test_slo_lines_say_what_complies_and_what_does_not(project):
+    project.suite()
+    output = project.run("suites", "--autotune", "-v").stdout.str()
+    assert "[slo] 2/2 batches compliant" in output
+    assert "[slo] 1/2 batches compliant" in output
+    assert re.search(r"\[slo\] concurrency=8 violates ttft\.p90: \d+(\.\d+)? ms > 40 ms \(\+\d+ ?%\)", output)
+    assert re.search(r"\[slo\] best output throughput [\d.]+ tok/s from concurrency 8 \(2 of 2 batches compliant\)", output)
+
+
+def test_gate_fails_and_names_the_binding_limit_when_nothing_complies(project):
+    suite = project.suite()
+    suite.write_text(suite.read_text().replace("ttft.p90: 40ms", "ttft.p90: 1ms"))
+    result = project.run("suites", "--autotune", "--junitxml=report.xml")
+    assert result.ret == 1
+    assert result.parseoutcomes()["failed"] == 1
+    failure = project.testcases()["suites.quick.yaml.gate"].find("failure")
+    assert "ttft.p90" in failure.text
+    assert "1 ms" in failure.text
+
+
+def test_best_is_exported_as_json_and_as_a_command_that_starts_the_server(project):
+    project.suite()
+    assert project.run("suites", "--autotune").ret == 0
+    (best,) = (project.path / ".autotune").glob("*/*/best.json")
+    content = json.loads(best.read_text())
+    assert content["best"]["configuration"] == {"max-num-seqs": 64}
+    script = best.with_name("best.sh")
+    assert "--max-num-seqs" in script.read_text()
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+
+
+def test_verdict_report_has_stable_names(project):
+    project.suite()
+    assert project.run("suites", "--autotune", "--autotune-junit=verdict.xml").ret == 0
+    cases = project.testcases("verdict.xml")
+    assert set(cases) == {"quick.gate.compliant-configuration", "quick.c1", "quick.c8"}
+
+
+def test_without_autotune_suites_are_skipped_with_one_line_that_says_what_to_do(project):
+    project.suite()
+    result = project.run("suites", "-rs")
+    assert result.ret == 0
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*no recorded best*pytest suites/quick.yaml --autotune*"])
+    assert not (project.path / ".autotune").exists()
+
+
+def test_collect_only_shows_the_plan_and_starts_nothing(project):
+    project.suite()
+    result = project.run("suites", "--autotune", "--collect-only", "-q")
+    assert result.outlines[:6] == [
+        f"suites/quick.yaml::max-num-seqs:{seqs}::{item}" for seqs in (2, 64) for item in ("deploy", "c1", "c8")
+    ]
+    assert not (project.path / ".autotune").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selected"),
+    [
+        (["-k", "c8"], ["max-num-seqs:2::c8", "max-num-seqs:64::c8"]),
+        (["-m", "config(max_num_seqs=64)"], [f"max-num-seqs:64::{item}" for item in ("deploy", "c1", "c8")]),
+        (["-m", "config(max_num_seqs=64, concurrency=8)"], ["max-num-seqs:64::c8"]),
+        (["suites/quick.yaml::max-num-seqs:64::c1"], ["max-num-seqs:64::c1"]),
+        (["suites/quick.yaml::max-num-seqs:2"], [f"max-num-seqs:2::{item}" for item in ("deploy", "c1", "c8")]),
+    ],
+    ids=["keyword", "marker", "marker with concurrency", "item", "trial"],
+)
+def test_items_are_selected_as_usual(project, arguments, selected):
+    project.suite()
+    where = [] if arguments[0].startswith("suites/") else ["suites"]
+    result = project.run(*where, *arguments, "--autotune", "--collect-only", "-q")
+    assert [line for line in result.outlines if "::" in line] == [f"suites/quick.yaml::{name}" for name in selected]
+
+
+def test_one_selected_batch_is_measured_without_its_deploy_item_and_judges_no_gate(project):
+    project.suite()
+    result = project.run("suites/quick.yaml::max-num-seqs:64::c1", "--autotune", "-v")
+    assert result.ret == 0
+    assert result.parseoutcomes()["compliant"] == 1
+    result.stdout.fnmatch_lines(["*gate SKIPPED*1 of 2 trials*"])
+
+
+def test_reruns_are_refused(project):
+    project.pytester.makeconftest("def pytest_addoption(parser): parser.addoption('--reruns', type=int)")
+    project.suite()
+    result = project.run("suites", "--autotune", "--reruns=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--reruns cannot be combined with --autotune*"])
+
+
+def test_infrastructure_trouble_is_an_error_and_stops_with_x(project):
+    project.suite(
+        """\
+name: broken
+engine: command
+model: nothing
+command: [sh, -c, "echo the disk is on fire; exit 3", "{port}", "{model_name}", "{flags}"]
+parameters: {level: [1, 2]}
+load: {prompt_tokens: 8, output_tokens: 4, concurrency: [1], duration: 1s, warmup: 0s}
+slo: {ttft.p90: 1s}
+search: {defaults: false}
+"""
+    )
+    result = project.run("suites", "--autotune", "-x")
+    assert result.ret == 1
+    assert result.parseoutcomes() == {"errors": 1} or result.parseoutcomes()["errors"] == 1
+    output = result.stdout.str()
+    assert "the disk is on fire" in output
+    assert "Traceback" not in output
+    assert "gate" not in output
