@@ -30,24 +30,24 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
     """
     kinds = sorted({sample.error for sample in samples if sample.error is not None})
     index = {kind: number for number, kind in enumerate(kinds)}
-    first = [None if sample.first_s is None else _micros(sample.first_s - sample.sent_s) for sample in samples]
     columns: dict[str, list[int]] = {
-        "sent": [_micros(sample.sent_s) for sample in samples],
-        "end": [_micros(sample.end_s) for sample in samples],
-        "answered": [int(moment is not None) for moment in first],
-        "first": [moment for moment in first if moment is not None],
+        "sent": _micros(sample.sent_s for sample in samples),
+        "end": _micros(sample.end_s for sample in samples),
+        "answered": [int(sample.first_s is not None) for sample in samples],
+        "first": _micros(sample.first_s for sample in samples if sample.first_s is not None),
         "prompt": [sample.prompt_tokens for sample in samples],
         "output": [sample.output_tokens for sample in samples],
         "error": [_NOTHING if sample.error is None else index[sample.error] for sample in samples],
         "gap_count": [len(sample.gaps_s) for sample in samples],
-        "gaps": _many_micros(chain.from_iterable(sample.gaps_s for sample in samples)),
+        "gaps": _micros(chain.from_iterable(sample.gaps_s for sample in samples)),
     }
+    ids = [sample.id for sample in samples] if any(sample.id for sample in samples) else []
     heads, bodies = [], []
     for name, values in columns.items():
         head, body = _pack(values)
         heads.append([name, *head])
         bodies.append(body)
-    header = json.dumps({"kinds": kinds, "columns": heads}, separators=(",", ":")).encode()
+    header = json.dumps({"kinds": kinds, "ids": ids, "columns": heads}, separators=(",", ":")).encode()
     # Level 1: the noise in the low bytes does not compress at any level, and 6 takes three times as long.
     return zlib.compress(b"".join((struct.pack("<I", len(header)), header, *bodies)), 1)
 
@@ -76,27 +76,28 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
         start = end
     gaps = [micros / 1e6 for micros in columns["gaps"]]
     firsts = iter(columns["first"])
+    ids = header["ids"] or [""] * len(columns["sent"])
     position = 0
-    for sent, end, answered, prompt, output, error, gap_count in zip(
-        *(columns[name] for name in ("sent", "end", "answered", "prompt", "output", "error", "gap_count")), strict=True
+    for number, (sent, end, answered, prompt, output, error, gap_count) in enumerate(
+        zip(
+            *(columns[name] for name in ("sent", "end", "answered", "prompt", "output", "error", "gap_count")),
+            strict=True,
+        )
     ):
         yield Sample(
             sent_s=sent / 1e6,
-            first_s=(sent + next(firsts)) / 1e6 if answered else None,
+            first_s=next(firsts) / 1e6 if answered else None,
             end_s=end / 1e6,
             prompt_tokens=prompt,
             output_tokens=output,
             gaps_s=tuple(gaps[position : position + gap_count]),
             error=None if error == _NOTHING else header["kinds"][error],
+            id=ids[number],
         )
         position += gap_count
 
 
-def _micros(seconds: float) -> int:
-    return round(seconds * 1e6)
-
-
-def _many_micros(seconds: Iterable[float]) -> list[int]:
+def _micros(seconds: Iterable[float]) -> list[int]:
     return [round(value * 1e6) for value in seconds]
 
 

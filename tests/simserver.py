@@ -7,9 +7,9 @@ import json
 import os
 import re
 import selectors
-import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +79,8 @@ def launch(*arguments):
 def sim_server(*arguments):
     """Yield a server that listens; it is killed in the end."""
     process = launch(*arguments)
+    watchdog = threading.Timer(60, process.kill)  # a server that hangs at start ends the log below
+    watchdog.start()
     try:
         log = []
         for line in process.stdout:
@@ -87,8 +89,10 @@ def sim_server(*arguments):
                 break
         yield SimServer(process, log)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
+        watchdog.cancel()
+        process.kill()
+        process.wait(timeout=20)
+        process.stdout.close()  # not read to its end: a daemonised grandchild may hold the other side
 
 
 def failed_start(*arguments):

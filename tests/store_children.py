@@ -121,10 +121,10 @@ def killed_search(url, step):
 def every_step(url):
     """For statements of a search: a process that dies there, and one that goes on with it.
 
-    All of them on SQLite; every third on PostgreSQL, where a process takes longer to connect.
+    All of them on SQLite; every fifth on PostgreSQL, where a process takes longer to connect.
     """
     tried = []
-    for step in itertools.count(1, 1 if url.startswith("sqlite") else 3):
+    for step in itertools.count(1, 1 if url.startswith("sqlite") else 5):
         status, _ = join(fork(killed_search, url, step))
         if status == 0:
             return tried
@@ -162,7 +162,7 @@ def at_random(url, seed):
     moments = random.Random(seed)
     for attempt in itertools.count(1):
         child = fork(search, url, f"run-{attempt}", "study", [f"trial-{n:03d}" for n in range(12)])
-        killer = threading.Timer(moments.uniform(0, 0.01 * attempt), os.kill, (child[0], signal.SIGKILL))
+        killer = threading.Timer(moments.uniform(0, 0.03 * attempt), os.kill, (child[0], signal.SIGKILL))
         killer.start()
         status, _ = join(child)
         killer.cancel()

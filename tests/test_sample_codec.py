@@ -24,6 +24,7 @@ some_samples = st.lists(
         output_tokens=counts,
         gaps_s=st.lists(st.floats(0, 5000), max_size=5).map(tuple),
         error=st.none() | st.text(max_size=5),
+        id=st.just("") | st.text(max_size=5),
     ),
     max_size=12,
 )
@@ -34,7 +35,8 @@ def test_samples_come_back_within_half_a_microsecond(samples):
     decoded = decode_samples(CODEC, encode_samples(samples))
     assert len(decoded) == len(samples)
     for was, now in zip(samples, decoded, strict=True):
-        assert (now.prompt_tokens, now.output_tokens, now.error) == (was.prompt_tokens, was.output_tokens, was.error)
+        assert (now.prompt_tokens, now.output_tokens) == (was.prompt_tokens, was.output_tokens)
+        assert (now.error, now.id) == (was.error, was.id)
         assert now.sent_s == pytest.approx(was.sent_s, abs=HALF_A_MICROSECOND)
         assert now.end_s == pytest.approx(was.end_s, abs=HALF_A_MICROSECOND)
         assert now.gaps_s == pytest.approx(was.gaps_s, abs=HALF_A_MICROSECOND)

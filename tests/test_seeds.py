@@ -74,7 +74,7 @@ def test_a_trial_keeps_the_batches_before_and_beside_its_failures(project):
     assert "::c8 INFEASIBLE" in output
     assert "out of memory" in output
     assert "[slo] 2/4 batches compliant" in output
-    assert "[slo] concurrency=4 violates e2e.p90: 6.2 s > 5 s (+24 %)" in output
+    assert "[slo] concurrency=4 violates e2e.p90: 6.2 s > 5.0 s (+24 %)" in output
     with project.store() as store:
         (run,) = store.runs()
         (trial,) = store.trials_of_run(run.id)

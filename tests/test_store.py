@@ -188,6 +188,31 @@ def test_trial_is_finished_once(store):
     assert store.trial(trial.id).status is Status.COMPLIANT
 
 
+def test_finished_trial_that_is_not_worth_keeping_is_measured_anew(store):
+    first = claim(store, "trial-000").trial
+    finish(store, first, Status.FAILED)
+
+    def again(retry):
+        return store.claim("run-1", "study", "trial-000", owner="gw1", fresh=False, choose=refuse, retry=retry)
+
+    assert again(lambda trial: trial.status is Status.INFEASIBLE).kind == "recorded"
+    second = again(lambda trial: trial.status is Status.FAILED)
+    assert (second.kind, second.trial.attempt, second.trial.configuration) == ("granted", 2, first.configuration)
+    assert [trial.id for trial in store.history("study")] == [second.trial.id]
+    assert [trial.state for trial in store.trials_of_run("run-1")] == ["interrupted", "running"]
+
+
+def test_failed_checks_of_a_batch_add_up(store):
+    trial = claim(store, "trial-000").trial
+    store.record_batch(trial.id, *measured(Level(4)))
+    for name in ("test_a", "test_b"):
+        store.record_check(trial.id, Level(4), name=name, problem="too slow")
+    (batch,) = store.trial(trial.id).batches
+    assert batch.failed_checks == ("test_a: too slow", "test_b: too slow")
+    with pytest.raises(StoreError):
+        store.record_check(trial.id, Level(8), name="test_a", problem="too slow")
+
+
 def test_trials_of_a_dead_worker_are_given_back(store):
     finish(store, claim(store, "trial-000", owner="gw0").trial)
     lost = claim(store, "trial-001", owner="gw0").trial

@@ -51,6 +51,7 @@ def assert_sound(url):
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_search_killed_at_any_statement_is_continued_without_loss_or_double_count(url):
     with Store(url) as store:
         store.migrate()

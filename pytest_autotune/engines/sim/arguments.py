@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="An OpenAI-compatible server whose scheduler is a model of continuous batching.",
         allow_abbrev=False,
     )
-    default = {field.name: field.default for field in fields(Settings)}
+    default = {field.name: field.default for field in fields(Settings)} | {"fault": []}
 
     def add(flag: str, **keywords: Any) -> None:
         name = flag.removeprefix("--").replace("-", "_")

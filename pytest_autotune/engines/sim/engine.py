@@ -111,7 +111,7 @@ def _flag(action: argparse.Action) -> Flag:
     boolean = isinstance(action, argparse.BooleanOptionalAction)
     return Flag(
         name=flag_name(action.option_strings[-1 if not boolean else 0]),
-        default=list(action.default) if isinstance(action.default, tuple) else action.default,
+        default=action.default,
         choices=tuple(str(choice) for choice in action.choices or ()),
         boolean=boolean,
         negatable=boolean,

@@ -211,6 +211,8 @@ def daemonise_grandchildren(count: int) -> list[int]:
             if grandchild:
                 os.write(writer, str(grandchild).encode())
                 os._exit(0)
+            os.close(reader)
+            os.close(writer)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -45,9 +45,12 @@ class Generation:
         self._generated = 0
         self._unfinished = len(ask.prompts)
         self._open = False
+        self._over = False
 
     def token(self, sequence: Sequence, text: str, reason: str | None) -> bool:
         """Write (or keep) one token; return False when the answer is over, though sequences may not be."""
+        if self._over:
+            return False
         words = self._words[sequence.index]
         if self._ask.stream:
             if not self._open:
@@ -56,6 +59,7 @@ class Generation:
             if faults.spoil_stream(
                 self._damage, self._exchange, written=self._generated, planned=sum(s.length for s in self.sequences)
             ):
+                self._over = True
                 return False
             self._exchange.event(self._answer.token(sequence.index, text, first=not words, reason=reason))
         words.append(text)
@@ -142,6 +146,7 @@ class Runner:
         now = self._loop.time()
         stall_s = self._faults.stall_s(now - self._started_s)
         if stall_s:
+            self._deadline_s = now + stall_s
             self._loop.call_later(stall_s, self._begin)
             return
         try:

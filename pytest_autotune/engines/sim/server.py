@@ -101,7 +101,7 @@ class Routes:
         exchange.reply(200, b"")
 
     def _version(self, exchange: Exchange) -> None:
-        from pytest_autotune.engines.sim.engine import package_version  # noqa: PLC0415  not at every start
+        from pytest_autotune.engines.sim.engine import package_version  # not at every start
 
         exchange.reply(200, dump({"version": package_version()}))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from pytest_autotune.engines.sim.arguments import Settings
 
 
+RAMP_S = 1.0  # at most so long, and at most half of the warm-up, the first requests are spread over
+
+
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What a client would have measured, in its own (time-scaled) seconds."""
+    """What the load generator would have measured, in its own (time-scaled) seconds."""
 
-    samples: tuple[Sample, ...]  # of requests that ended inside the window
+    samples: tuple[Sample, ...]  # of requests in flight at some time inside the window, each followed to its end
     window_s: float
-    died: str | None  # why the server did not live to the end of the window
+    died: str | None  # why the server did not live to the end
     preemptions: int
 
 
+@dataclass(slots=True)
 class _Request:
-    __slots__ = ("sent_s", "times")
-
-    def __init__(self, sent_s: float) -> None:
-        self.sent_s = sent_s
-        self.times: list[float] = []
+    sent_s: float
+    times: list[float] = field(default_factory=list)
 
 
 def simulate(
@@ -44,24 +45,28 @@ def simulate(
     warmup_s: float = 0.0,
     client_s: float = 0.001,
 ) -> Simulated:
-    """Load a fresh server by `concurrency` clients, each with one request in flight, and return every request.
+    """Load a fresh server as `load.http.HttpLoad` does, by `concurrency` clients with one request in flight each.
 
-    A client takes `client_s` to send its next request; `duration_s` and `warmup_s` are in the
-    client's seconds, as the result is. Raises `DeviceMemoryError` or `InvalidSettingsError` when the server
-    would not have started. Takes milliseconds per simulated second; equal arguments, equal results.
+    A client takes `client_s` to send its next request. The load goes on until every request that was
+    sent before the window closed has ended; `statistics.summarise` makes the batch's metrics of it.
+    Raises `DeviceMemoryError` or `InvalidSettingsError` when the server would not have started. Takes
+    milliseconds per simulated second; equal arguments, equal results.
     """
     settings = resolve(settings)
     scheduler = Scheduler(settings)
-    arrivals = [client * client_s for client in range(concurrency)]
-    end_s = warmup_s + duration_s
+    ramp_s = min(RAMP_S, warmup_s / 2)
+    arrivals = [ramp_s * client / concurrency for client in range(concurrency)]
+    close_s = warmup_s + duration_s
     samples: list[Sample] = []
-    sent = 0
+    sent = awaited = 0
     now = 0.0
-    while now < end_s:
+    while now < close_s or awaited:
         while arrivals and arrivals[0] <= now:
-            sent += 1  # the token ids of no two prompts agree in their first block
-            prompt = [sent, *range(prompt_tokens - 1)]
-            scheduler.add(Sequence(prompt, output_tokens, owner=_Request(heapq.heappop(arrivals))))
+            sent += 1
+            prompt = [sent, *range(prompt_tokens - 1)]  # no two begin alike: no prefix cache hits
+            request = _Request(heapq.heappop(arrivals))
+            awaited += request.sent_s < close_s
+            scheduler.add(Sequence(prompt, output_tokens, owner=request))
         try:
             step = scheduler.begin()
         except DeviceMemoryError as error:
@@ -71,11 +76,12 @@ def simulate(
             continue
         now += step.duration_s * settings.time_scale
         for sequence in scheduler.complete(step):
-            request: _Request = sequence.owner
+            request = sequence.owner
             request.times.append(now)
             if sequence.state == "finished":
                 heapq.heappush(arrivals, now + client_s)
-                if warmup_s <= now <= end_s:
+                awaited -= request.sent_s < close_s
+                if now >= warmup_s and request.sent_s < close_s:
                     samples.append(_sample(request, prompt_tokens, warmup_s))
     return Simulated(tuple(samples), duration_s, None, scheduler.preemptions)
 
