@@ -140,8 +140,7 @@ class VllmEngine:
 def _all_cores_but_one() -> tuple[str, ...]:
     """Return a prefix for a command line; empty where there is one core, or no `taskset`."""
     cores = sorted(os.sched_getaffinity(0))[:-1]
-    taskset = shutil.which("taskset")
-    return (taskset, "-c", ",".join(map(str, cores))) if cores and taskset else ()
+    return ("taskset", "-c", ",".join(map(str, cores))) if cores and shutil.which("taskset") else ()
 
 
 def _with_reserved(flags: Mapping[str, Flag]) -> dict[str, Flag]:
