@@ -49,8 +49,8 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
 
 def _lasting_name(suite: Suite) -> str:
     """Return the name to serve for good: what the suite says, the model's on a hub, else the suite's; never a path."""
-    of_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", suite.model or "")
-    return suite.model_name or (of_hub.group() if of_hub is not None else suite.name)
+    of_hub = suite.model if suite.model and not suite.model.startswith(("/", ".", "~", "$")) else None
+    return suite.model_name or of_hub or suite.name
 
 
 def script_words(words: Sequence[Word]) -> list[str]:
