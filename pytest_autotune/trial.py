@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.heartbeat import Heartbeat
 from pytest_autotune.records import BatchRecord
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
@@ -116,7 +117,9 @@ class LiveTrial:
         self._server: Server | None = None
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
-        if self.recorded:
+        if not self.recorded:
+            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+        else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = _recorded_failure(self.record)
