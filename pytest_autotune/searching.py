@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,7 @@ def begin(config: pytest.Config) -> None:
         return
     run = run_of(config)
     if run.is_worker:
+        run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
         return
     _end_on_signals(config)

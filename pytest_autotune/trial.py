@@ -228,7 +228,7 @@ class LiveTrial:
     def _run_batch(self, level: Level) -> MeasuredBatch:
         from pytest_autotune.load.generator import Target, Workload
 
-        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        suite, abilities, load = self.plan.suite, self.plan.engine.abilities, self.plan.suite.load
         server = self.server()
         started_at = datetime.now(UTC)
         target = Target(
@@ -249,15 +249,19 @@ class LiveTrial:
             # other prompts for each level, so that no level finds its prompts in a prefix cache.
             seed=load.seed * 1_000_003 + level.concurrency,
         )
+        limit_s = suite.timeouts.batch_s or load.warmup_s + load.duration_s + load.request_timeout_s + 30.0
+        overdue_s = time.monotonic() + limit_s
         try:
             measurement = self._bench.generator.run(
                 target,
                 level,
                 workload,
-                died=server.died,
+                died=lambda: server.died() or (time.monotonic() > overdue_s) or None,
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
-        except BenchmarkError as error:
+        except BenchmarkError:
+            if server.died() is None and time.monotonic() > overdue_s:
+                error = BenchmarkError(f"{level} took longer than {limit_s:g} s (timeouts.batch)")
             record = self._lost_batch(level, started_at, error, server)
             samples: tuple[Sample, ...] = ()
         else:
