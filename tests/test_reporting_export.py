@@ -196,6 +196,12 @@ def test_without_an_address_the_command_line_is_exported_as_it_was(tmp_path):
     assert run(script(echoing("--port", "41234", address=None)), tmp_path) == ["--port", "41234"]
 
 
+def test_a_model_in_a_directory_is_served_under_the_suites_name(tmp_path):
+    for model in ("/models/llama", "./llama", "${MODEL}"):
+        of = suite(model=model)
+        assert run(script(echoing("llama-x7f3", of=of)), tmp_path) == [of.name]
+
+
 def test_the_suites_own_model_name_is_kept(tmp_path):
     assert run(script(echoing("llama-x7f3", of=suite(model=None))), tmp_path) == ["chat"]
     assert run(script(echoing("llama-x7f3", of=suite(model_name="served"))), tmp_path) == ["served"]
