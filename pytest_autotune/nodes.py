@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.errors import SloViolation
+from pytest_autotune.errors import AutotuneError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
@@ -172,7 +172,15 @@ class Check(pytest.Function):
         self.user_properties.append(("autotune.outcome", "compliant"))
 
 
-class SuiteFile(pytest.File):
+class PlainErrors(pytest.Collector):
+    """A collector whose errors of ours are one line each, without a traceback."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+        """Return the text of an error that says it all itself."""
+        return str(excinfo.value) if isinstance(excinfo.value, AutotuneError) else super().repr_failure(excinfo)
+
+
+class SuiteFile(PlainErrors, pytest.File):
     """A YAML suite."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
@@ -180,7 +188,7 @@ class SuiteFile(pytest.File):
         yield from collect_suite(self, self.path, checks=())
 
 
-class PythonSuite(pytest.Module):
+class PythonSuite(PlainErrors, pytest.Module):
     """A Python suite: ``SUITE`` names a YAML suite, test functions add checks of their own to its trials."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
-from pytest_autotune.gate import judge_gate
+from pytest_autotune.errors import AutotuneError
+from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
@@ -22,8 +23,7 @@ from pytest_autotune.trial import file_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_autotune.gate import Gate
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.trial import Plan
@@ -44,25 +44,40 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     conclusions, reports = [], []
     width = shutil.get_terminal_size().columns
     for covered in run.store.suites_of_run(run.id):
-        plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-        history = run.store.history(plan.study)
-        report = _report(run, plan, history)
-        written = write_best(run.directory / file_name(plan.suite.name), report)
-        run.selected(plan, report.selection.best)
-        searched = plan.suite.search.strategy != "grid"
-        complete = searched or len(history) >= len(plan.slots)
-        conclusions.append(
-            Conclusion(
-                nodeid=covered.suite,
-                gate=report.gate,
-                lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-                partial="" if complete else f"{len(history)} of {len(plan.slots)} trials were run; the gate judges all",
-            )
-        )
+        try:
+            conclusion, report = _conclude(run, covered, width=width)
+        except (AutotuneError, OSError) as error:
+            conclusions.append(Conclusion(covered.suite, _not_concluded(error), lines=(), partial=""))
+            continue
+        conclusions.append(conclusion)
         reports.append(report)
     if run.settings.junit is not None:
+        run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
         write_junit(run.settings.junit, reports)
     return conclusions
+
+
+def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
+    plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
+    history = run.store.history(plan.study)
+    report = _report(run, plan, history)
+    written = write_best(run.directory / file_name(plan.suite.name), report)
+    run.selected(plan, report.selection.best)
+    searched = plan.suite.search.strategy != "grid"
+    complete = searched or len(history) >= len(plan.slots)
+    conclusion = Conclusion(
+        nodeid=covered.suite,
+        gate=report.gate,
+        lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
+        partial="" if complete else f"{len(history)} of {len(plan.slots)} trials were run; the gate judges all",
+    )
+    return conclusion, report
+
+
+def _not_concluded(error: Exception) -> Gate:
+    """What was measured is in the store, but nothing was selected from it: that must not be green."""
+    remedy = "What was measured is stored: mend this, and run the same command again."
+    return Gate((Rule("conclusion", False, f"The results could not be concluded: {error}. {remedy}"),))
 
 
 def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.errors import SuiteError
 from pytest_autotune.progress import Standing
 from pytest_autotune.spelling import nearest
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Bench, LiveTrial, Plan
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -60,7 +63,6 @@ class Run:
         from pytest_autotune.deploy.leftovers import owner_alive
         from pytest_autotune.store import Store
 
-        _make_output(self.settings.output)
         return self._resources.enter_context(Store(self.settings.store_url, alive=owner_alive))
 
     @cached_property
@@ -81,11 +83,26 @@ class Run:
         """On the controller: open the store, note the run, sweep what dead runs left; say what was swept."""
         from pytest_autotune.deploy.leftovers import sweep
 
+        _make_output(self.settings.output)
+        self.open_log("run")
         self.store.migrate()
         self.store.begin_run(
             self.id, started_at=self.started_at, environment=self.environment, arguments=tuple(arguments)
         )
         return sweep()
+
+    def open_log(self, name: str) -> None:
+        """Write what this process does to a log of the run, apart from the servers' logs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.directory / f"{name}.log", encoding="utf-8")
+        handler.setFormatter(UtcFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("pytest_autotune")
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        self._resources.callback(handler.close)
+        self._resources.callback(logger.removeHandler, handler)
+        self._resources.callback(logger.setLevel, level)
 
     def end(self, outcome: str) -> None:
         """On the controller: note how the run ended."""
@@ -103,7 +120,7 @@ class Run:
         if engine is None:
             known = ", ".join(BUILTIN)
             hint = nearest(suite.engine, BUILTIN)
-            raise SuiteError(f"engine: {suite.engine!r} is unknown{hint}; there are {known}", path=suite.path)
+            raise suite.error(f"{suite.engine!r} is unknown{hint}; there are {known}", "engine")
         return engine
 
     def plan(self, path: Path, *, nodeid: str) -> Plan:
@@ -114,6 +131,7 @@ class Run:
         if nodeid not in self._plans:
             suite = load_suite(path)
             self.config.hook.pytest_autotune_suite_loaded(config=self.config, suite=suite)
+            self._deployer(suite)
             self._plans[nodeid] = make_plan(suite, self.engine(suite), nodeid=nodeid)
         return self._plans[nodeid]
 
@@ -140,7 +158,7 @@ class Run:
             owner=self.owner,
             fresh=self.settings.fresh,
             output=self.directory,
-            deployer=self._deployer(plan.suite.deploy),
+            deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),
             announce=self.announce,
             restated=self.restated,
@@ -161,6 +179,8 @@ class Run:
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
+        if progress is None:
+            log.info("%s %s %s", live.plan.suite.name, live.slot.name, phase)
         if self.reporter is None:
             return
         if self._standing is None or self._standing.trial is not live:
@@ -190,12 +210,14 @@ class Run:
     def _workers(self) -> int:
         return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
-    def _deployer(self, name: str) -> Deployer:
-        from pytest_autotune.deploy import builtin_deployer
+    def _deployer(self, suite: Suite) -> Deployer:
+        from pytest_autotune.deploy import BUILTIN, builtin_deployer
 
+        name = suite.deploy
         deployer: Deployer | None = self.config.hook.pytest_autotune_deployer(name=name) or builtin_deployer(name)
         if deployer is None:
-            raise SuiteError(f"deploy: {name!r} is unknown; built in are local and endpoint")
+            hint = nearest(name, BUILTIN)
+            raise suite.error(f"{name!r} is unknown{hint}; there are {', '.join(BUILTIN)}", "deploy")
         return deployer
 
     def _generator(self, suite: Suite) -> LoadGenerator:
@@ -205,6 +227,14 @@ class Run:
         from pytest_autotune.load.http import HttpLoad
 
         return HttpLoad()
+
+
+class UtcFormatter(logging.Formatter):
+    """Log lines with UTC times, so that logs of several machines can be laid side by side."""
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+    converter = time.gmtime
 
 
 def new_run_id(now: datetime) -> str:

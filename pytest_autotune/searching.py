@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,7 @@ def begin(config: pytest.Config) -> None:
         return
     run = run_of(config)
     if run.is_worker:
+        run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
         return
     _end_on_signals(config)
@@ -108,6 +110,15 @@ def conclude(session: pytest.Session) -> None:
         _report_gate(session, conclusion)
     lines = [line for conclusion in conclusions for line in conclusion.lines]
     session.config.stash[summary_key] = (*session.config.stash.get(summary_key, ()), *lines)
+
+
+def end(config: pytest.Config, status: pytest.ExitCode) -> None:
+    """Note how the run ended; after an interrupt say that nothing is lost."""
+    run = run_of(config)
+    run.end(status.name.lower())
+    if status is pytest.ExitCode.INTERRUPTED and run.store.suites_of_run(run.id):
+        hint = "every batch that ended is stored; the same command continues with the trials that have no result yet"
+        config.stash[summary_key] = (*config.stash.get(summary_key, ()), hint)
 
 
 def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:

@@ -28,7 +28,7 @@ from pytest_autotune.fields import (
     Text,
     Url,
 )
-from pytest_autotune.masking import mask, mask_arguments, mask_environment
+from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Configuration, Space
@@ -199,8 +199,7 @@ class Suite(Plain):
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
         masked: dict[str, Any] = mask(content)
-        masked["env"] = mask_environment(self.env)
-        masked["command"] = list(mask_arguments(self.command))
+        masked["command"] = list(mask_argv(self.command))
         return masked
 
     def measurement_key(self) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.heartbeat import Heartbeat
 from pytest_autotune.records import BatchRecord
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
@@ -116,7 +117,9 @@ class LiveTrial:
         self._server: Server | None = None
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
-        if self.recorded:
+        if not self.recorded:
+            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+        else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = _recorded_failure(self.record)
@@ -225,7 +228,7 @@ class LiveTrial:
     def _run_batch(self, level: Level) -> MeasuredBatch:
         from pytest_autotune.load.generator import Target, Workload
 
-        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        suite, abilities, load = self.plan.suite, self.plan.engine.abilities, self.plan.suite.load
         server = self.server()
         started_at = datetime.now(UTC)
         target = Target(
@@ -246,15 +249,19 @@ class LiveTrial:
             # other prompts for each level, so that no level finds its prompts in a prefix cache.
             seed=load.seed * 1_000_003 + level.concurrency,
         )
+        limit_s = suite.timeouts.batch_s or load.warmup_s + load.duration_s + load.request_timeout_s + 30.0
+        overdue_s = time.monotonic() + limit_s
         try:
             measurement = self._bench.generator.run(
                 target,
                 level,
                 workload,
-                died=server.died,
+                died=lambda: server.died() or (time.monotonic() > overdue_s) or None,
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
-        except BenchmarkError as error:
+        except BenchmarkError:
+            if server.died() is None and time.monotonic() > overdue_s:
+                error = BenchmarkError(f"{level} took longer than {limit_s:g} s (timeouts.batch)")
             record = self._lost_batch(level, started_at, error, server)
             samples: tuple[Sample, ...] = ()
         else:

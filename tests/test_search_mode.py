@@ -165,3 +165,25 @@ search: {defaults: false}
     assert "the disk is on fire" in output
     assert "Traceback" not in output
     assert "gate" not in output
+
+
+def test_a_run_has_a_log_of_its_own_and_each_trial_its_servers(project):
+    project.suite()
+    assert project.run("suites", "--autotune").ret == 0
+    (run,) = (path for path in (project.path / ".autotune").iterdir() if path.is_dir())
+    logged = (run / "run.log").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO .*quick max-num-seqs:2 start", logged, re.MULTILINE)
+    assert "[slo] 1/2 batches compliant" in logged
+    servers = sorted(run.glob("quick/*/server.log"))
+    assert [path.parent.name for path in servers] == ["max-num-seqs_2", "max-num-seqs_64"]
+    assert ['"max-num-seqs": 2' in path.read_text() for path in servers] == [True, False]
+
+
+def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(project):
+    suite = project.suite()
+    text = suite.read_text().replace("timeouts: {stop: 1s}", "timeouts: {stop: 1s, batch: 300ms}")
+    suite.write_text(text.replace("max-num-seqs: [2, 64]", "max-num-seqs: [64]"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 1
+    assert result.parseoutcomes()["errors"] == 2
+    result.stdout.fnmatch_lines(["concurrency=1 took longer than 0.3 s (timeouts.batch)"])

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.formatting import count, settings
+from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
-from pytest_autotune.reporting.masking import is_secret, mask, mask_argv, mask_text
 from pytest_autotune.selection import NOISE
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _exports(env: Mapping[str, str], secrets: tuple[str, ...]) -> list[str]:
     for name, value in sorted(env.items()):
         if not _IDENTIFIER.fullmatch(name):
             lines.append(f"# {_one_line(name)} was set too; sh cannot export a variable of that name")
-        elif is_secret(name) or mask_text(value, secrets) != value:
+        elif holds_secret(name, value, secrets):
             lines.extend((f': "${{{name}:?set {name}}}"', f"export {name}"))
         else:
             lines.append(f"export {name}={shlex.quote(value)}")

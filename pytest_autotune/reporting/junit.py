@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import settings, unit
+from pytest_autotune.masking import mask, mask_text
 from pytest_autotune.reporting.export import utc, write_atomically
-from pytest_autotune.reporting.masking import mask, mask_text
 from pytest_autotune.selection import slo_lines
 from pytest_autotune.slo import Status, explain
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_autotune.reporting.masking import secret_values
+from pytest_autotune.masking import secret_values
 from pytest_autotune.slo import Status
 
 if TYPE_CHECKING:
