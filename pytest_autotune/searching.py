@@ -7,17 +7,19 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher, Throttled
-from pytest_autotune.stash import run_of, settings_of, summary_key
+from pytest_autotune.stash import WORKER_INTERRUPTED, run_of, settings_of, summary_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+    from xdist.workermanage import WorkerController
 
     from pytest_autotune.results import Conclusion
 
@@ -37,6 +39,7 @@ def begin(config: pytest.Config) -> None:
     if run.is_worker:
         run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
+        config.pluginmanager.register(_WorkerInterrupts(config), "autotune-interrupts")
         return
     _end_on_signals(config)
     try:
@@ -63,6 +66,27 @@ def _end_on_signals(config: pytest.Config) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
         config.add_cleanup(partial(signal.signal, signum, signal.signal(signum, interrupt)))
+
+
+class _WorkerInterrupts:
+    """In an xdist worker: tells the controller of a SIGINT, which for xdist looks the same as `pytest.exit`."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config: Any = config
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note it in what the worker sends when it ends."""
+        self._config.workeroutput[WORKER_INTERRUPTED] = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def go_on_without(node: WorkerController) -> None:
+    """Let the run go on after one worker was interrupted: it has lost a trial, like one that was killed.
+
+    xdist ends the whole run then. Ctrl-C still does: the terminal interrupts the controller, too.
+    """
+    session: Any = node.config.pluginmanager.getplugin("dsession")
+    if getattr(node, "workeroutput", {}).get(WORKER_INTERRUPTED) and not session.shuttingdown:
+        session.shouldstop = False
 
 
 def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:

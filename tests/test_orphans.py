@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+from pytest_autotune.deploy.leftovers import parse_owner
 from pytest_autotune.deploy.ports import listeners
 
 # A server that takes a while to start, ignores SIGTERM, and leaves daemons that hold on to log and port.
@@ -51,6 +52,7 @@ class Attempt:
     run: str
     study: str
     generation: str
+    owner: str
 
     @property
     def phase(self) -> str:
@@ -115,7 +117,7 @@ class Scene:
             return []
         sql = (
             "select id, slot, state, deploy_s is not null, (select count(*) from batches where trial_id = trials.id),"
-            " run_id, study, generation from trials order by id"
+            " run_id, study, generation, owner from trials order by id"
         )
         try:
             return [Attempt(*row) for row in self.query(sql)]
@@ -203,6 +205,13 @@ class Scene:
         )
 
 
+def alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _environment(process):
     try:
         return {} if process.status() == psutil.STATUS_ZOMBIE else process.environ()
@@ -223,12 +232,6 @@ def wait_for(condition, *, what, explain, seconds=60):
         assert time.monotonic() < deadline, explain(f"{what} did not come within {seconds} s")
         time.sleep(0.02)
     return result
-
-
-def worker_of(process):
-    """The xdist worker among the children of the controller."""
-    (worker,) = [child for child in psutil.Process(process.pid).children() if "execnet" in _command(child)]
-    return worker
 
 
 @pytest.fixture
@@ -265,12 +268,16 @@ def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scen
         for phase in PHASES:
             attempt = scene.await_phase(phase, process, beyond=begun)
             begun = len(scene.attempts())
-            worker = worker_of(process)
+            worker = psutil.Process(parse_owner(attempt.owner).pid)
             below = worker.children(recursive=True)
             worker.send_signal(signum)
             scene.said += f" {phase} (attempt {attempt.id})"
-            _, alive = psutil.wait_procs([worker, *below], timeout=10)
-            assert not alive, scene.explain(f"left after {phase!r}: {alive}")
+            wait_for(
+                lambda: not any(map(alive, [worker, *below])),  # noqa: B023 - called at once
+                seconds=10,
+                what=f"the end of the worker and its server in {phase!r}",
+                explain=scene.explain,
+            )
             scene.assert_consistent()
             (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
             assert_hit(scene, phase, attempt, ended)
