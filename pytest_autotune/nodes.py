@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.errors import AutotuneError, SloViolation
+from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
@@ -132,15 +132,16 @@ class BatchItem(TrialItem):
         self.describe(concurrency=self.level.concurrency)
         self.measured = measured = _measure(self.trial, self.level)
         self.user_properties += [(metric, _decimal(value)) for metric, value in sorted(measured.record.metrics.items())]
+        if measured.verdict.status is Status.FAILED:
+            raise BenchmarkError(measured.verdict.reason)
 
     def runtest(self) -> None:
         """Assert every SLO of the suite."""
         assert self.measured is not None, "pytest sets an item up before it runs it"
         verdict = self.measured.verdict
-        self.user_properties.append(("autotune.outcome", str(verdict.status)))
-        self.user_properties.append(("autotune.reason", verdict.reason))
         if verdict.status is not Status.COMPLIANT:
             raise SloViolation(f"{verdict.reason}\n{explain(verdict)}")
+        self.user_properties.append(("autotune.outcome", "compliant"))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""
