@@ -245,16 +245,23 @@ class LiveTrial:
             # other prompts for each level, so that no level finds its prompts in a prefix cache.
             seed=load.seed * 1_000_003 + level.concurrency,
         )
+        limit_s = self.plan.suite.timeouts.for_batch(load)
+        deadline = time.monotonic() + limit_s
+
+        def overdue() -> str | None:
+            late = time.monotonic() > deadline
+            return f"not finished within {limit_s:g} s (timeouts.batch)" if late else None
+
         try:
             measurement = self._bench.generator.run(
                 target,
                 level,
                 workload,
-                died=server.died,
+                died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
         except BenchmarkError as error:
-            record = self._lost_batch(level, started_at, error, server)
+            record = self._lost_batch(level, started_at, overdue() or str(error), server)
             samples: tuple[Sample, ...] = ()
         else:
             record = self._batch_record(measurement, started_at)
@@ -285,7 +292,7 @@ class LiveTrial:
             reason=saturated or "",
         )
 
-    def _lost_batch(self, level: Level, started_at: datetime, error: BenchmarkError, server: Server) -> BatchRecord:
+    def _lost_batch(self, level: Level, started_at: datetime, reason: str, server: Server) -> BatchRecord:
         cause = server.died()
         record = BatchRecord(
             level=level,
@@ -296,7 +303,7 @@ class LiveTrial:
             requests=0,
             window_s=0.0,
             started_at=started_at,
-            reason=str(error if cause is None else cause),
+            reason=reason if cause is None else str(cause),
             cause="" if cause is None else str(cause.kind),
         )
         if cause is not None:
