@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.errors import SloViolation
+from pytest_autotune.errors import AutotuneError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.plan import slots
 from pytest_autotune.search import SpaceExhausted
@@ -219,7 +219,10 @@ def collect_suite(
     if not run.settings.active:
         yield NotSearched.from_parent(parent, name="verify", reason=run.how_to_start(path))
         return
-    plan = run.plan(path, nodeid=parent.nodeid)
+    try:
+        plan = run.plan(path, nodeid=parent.nodeid)
+    except AutotuneError as error:
+        raise parent.CollectError(str(error)) from None  # one line: the mistake is in the file, not in this code
     missing = () if run.settings.plan_only else run.missing(plan)
     if missing:
         yield NotSearched.from_parent(parent, name="preflight", reason="; ".join(missing))

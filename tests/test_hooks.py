@@ -86,4 +86,4 @@ def test_a_suite_can_be_refused_by_a_hook(project):
     result = project.run("suites", "--autotune")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*quick.yaml: this team tunes on Mondays only"])
-    assert "Traceback" not in result.stdout.str()
+    assert "nodes.py" not in result.stdout.str()

@@ -159,6 +159,16 @@ def test_a_suite_that_cannot_run_here_says_why_without_being_asked(project):
     result.stdout.fnmatch_lines(["suites/other.yaml: skipped: command: no such executable: no-such-server; model: *"])
 
 
+def test_a_broken_suite_is_one_line_without_a_traceback(project):
+    project.suite(project.suite().read_text().replace("objective:", "objectiv:"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 2
+    lines = result.outlines
+    told = next(number for number, line in enumerate(lines) if "ERROR collecting suites/quick.yaml" in line)
+    assert lines[told + 1].endswith("quick.yaml:11: objectiv: unknown key (did you mean 'objective'?)")
+    assert lines[told + 2].startswith("===")
+
+
 def test_a_batch_has_a_deadline(project):
     text = project.suite().read_text()
     text = text.replace("max-model-len: 4096", "max-model-len: 4096, fault: [hang-after-headers=0.5]")
