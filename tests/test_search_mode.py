@@ -169,6 +169,13 @@ def test_a_broken_suite_is_one_line_without_a_traceback(project):
     assert lines[told + 2].startswith("===")
 
 
+def test_a_grid_stops_after_so_many_trials(project):
+    project.suite(project.suite().read_text().replace("defaults: false", "defaults: true, trials: 2"))
+    result = project.run("suites", "--autotune", "--collect-only", "-q", "-k", "deploy")
+    trials = [line.split("::")[1] for line in result.outlines if "::" in line]
+    assert trials == ["defaults", "max-num-seqs:2"]
+
+
 def test_a_batch_has_a_deadline(project):
     text = project.suite().read_text()
     text = text.replace("max-model-len: 4096", "max-model-len: 4096, fault: [hang-after-headers=0.5]")
