@@ -34,7 +34,7 @@ def pytest_autotune_engine(name: str) -> Engine | None:
 def pytest_autotune_deployer(name: str) -> Deployer | None:
     """Return the deployer for ``deploy: name``, or None for a name that is not yours.
 
-    Called when a trial is about to be deployed, in the process that deploys it.
+    Called at collection, to tell whether the suite can be deployed, and again for each trial.
     """
 
 

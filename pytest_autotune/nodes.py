@@ -8,7 +8,6 @@ import pytest
 
 from pytest_autotune.errors import AutotuneError, SloViolation
 from pytest_autotune.formatting import settings
-from pytest_autotune.plan import slots
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.stash import NOT_SEARCHED, run_of
@@ -58,6 +57,18 @@ class Trial(pytest.Collector):
         except (NotRun, SpaceExhausted) as reason:
             pytest.skip(str(reason))
         self.addfinalizer(self.live.close)
+
+    def marker(self, level: Level | None = None) -> pytest.MarkDecorator:
+        """Return what ``-m 'config(max_num_seqs=64, concurrency=8)'`` selects items by.
+
+        Dashes become underscores; numbers with a fraction and lists are matched as text, since a
+        mark expression knows integers, text, true, false and none only.
+        """
+        config: pytest.MarkDecorator = pytest.mark.config
+        values: dict[str, Any] = {n.replace("-", "_"): _markable(v) for n, v in self.slot.parameters.items()}
+        if level is not None:
+            values["concurrency"] = level.concurrency
+        return config.with_args(**values)
 
     @property
     def claimed(self) -> LiveTrial:
@@ -114,7 +125,7 @@ class BatchItem(TrialItem):
         self.trial = _trial_of(self)
         self.level = level
         self.measured: MeasuredBatch | None = None
-        self.add_marker(_config_marker(self.trial.slot, level))
+        self.add_marker(self.trial.marker(level))
 
     def setup(self) -> None:
         """Measure the batch, or read its record."""
@@ -143,7 +154,7 @@ class Check(pytest.Function):
         super().__init__(**kwargs)
         self.trial = _trial_of(self)
         self.level = level
-        self.add_marker(_config_marker(self.trial.slot, level))
+        self.add_marker(self.trial.marker(level))
 
     def setup(self) -> None:
         """Put the parameters on the reports, then set the function's fixtures up."""
@@ -161,7 +172,15 @@ class Check(pytest.Function):
         self.user_properties.append(("autotune.outcome", "compliant"))
 
 
-class SuiteFile(pytest.File):
+class PlainErrors(pytest.Collector):
+    """A collector whose errors of ours are one line each, without a traceback."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+        """Return the text of an error that says it all itself."""
+        return str(excinfo.value) if isinstance(excinfo.value, AutotuneError) else super().repr_failure(excinfo)
+
+
+class SuiteFile(PlainErrors, pytest.File):
     """A YAML suite."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
@@ -169,7 +188,7 @@ class SuiteFile(pytest.File):
         yield from collect_suite(self, self.path, checks=())
 
 
-class PythonSuite(pytest.Module):
+class PythonSuite(PlainErrors, pytest.Module):
     """A Python suite: ``SUITE`` names a YAML suite, test functions add checks of their own to its trials."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
@@ -219,17 +238,14 @@ def collect_suite(
     if not run.settings.active:
         yield NotSearched.from_parent(parent, name="verify", reason=run.how_to_start(path))
         return
-    try:
-        plan = run.plan(path, nodeid=parent.nodeid)
-    except AutotuneError as error:
-        raise parent.CollectError(str(error)) from None  # one line: the mistake is in the file, not in this code
+    plan = run.plan(path, nodeid=parent.nodeid)
     missing = () if run.settings.plan_only else run.missing(plan)
     if missing:
         yield NotSearched.from_parent(parent, name="preflight", reason="; ".join(missing))
         return
-    for slot in slots(plan.suite):
+    for slot in plan.slots:
         trial: Trial = Trial.from_parent(parent, name=slot.name, plan=plan, slot=slot, checks=checks)
-        trial.add_marker(_config_marker(slot, None))
+        trial.add_marker(trial.marker())
         yield trial
 
 
@@ -250,18 +266,6 @@ def _measure(trial: Trial, level: Level) -> MeasuredBatch:
         return trial.claimed.measure(level)
     except NotRun as reason:
         pytest.skip(str(reason))
-
-
-def _config_marker(slot: Slot, level: Level | None) -> pytest.MarkDecorator:
-    """Make the marker that ``-m 'config(max_num_seqs=64, concurrency=8)'`` selects.
-
-    Dashes become underscores; numbers with a fraction and lists are matched as text, since a mark
-    expression knows integers, text, true, false and none only.
-    """
-    values: dict[str, Any] = {name.replace("-", "_"): _markable(value) for name, value in slot.parameters.items()}
-    if level is not None:
-        values["concurrency"] = level.concurrency
-    return pytest.mark.config(**values)
 
 
 def _markable(value: object) -> object:

@@ -48,12 +48,12 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         installed=installed,
         nodeid=nodeid,
         study=study,
-        slots=sum(1 for _ in slots(suite)),
+        slots=tuple(_slots(suite)),
         levels=tuple(Level(concurrency) for concurrency in suite.load.concurrency),
     )
 
 
-def slots(suite: Suite) -> Iterator[Slot]:
+def _slots(suite: Suite) -> Iterator[Slot]:
     """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
     if suite.search.strategy == "grid":
         for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):

@@ -115,7 +115,9 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Note how the run ended."""
     if _is_searching_controller(session.config):
-        run_of(session.config).end(pytest.ExitCode(exitstatus).name.lower())
+        from pytest_autotune import searching
+
+        searching.end(session.config, pytest.ExitCode(exitstatus))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

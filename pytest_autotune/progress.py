@@ -56,10 +56,10 @@ class Standing:
         per_trial_s = sum(elapsed) / len(elapsed) if elapsed else planned_s
         return cls(
             trial=trial,
-            number=min(len(finished) + 1, plan.slots),
-            of=plan.slots,
+            number=min(len(finished) + 1, len(plan.slots)),
+            of=len(plan.slots),
             best="" if best is None or best.score is None else quantity(suite.objective.metric, best.score),
-            remaining_s=per_trial_s * max(plan.slots - len(finished), 1) / workers,
+            remaining_s=per_trial_s * max(len(plan.slots) - len(finished), 1) / workers,
             begun=time.monotonic(),
         )
 
@@ -80,7 +80,7 @@ class Standing:
             parts.append(f"best {self.best}")
         left_s = self.remaining_s - (time.monotonic() - self.begun)
         if left_s > 0:
-            parts.append(f"about {duration(left_s)} left")
+            parts.append(f"about {duration(round(left_s))} left")
         return "  ".join(parts)
 
 

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
-from pytest_autotune.gate import judge_gate
+from pytest_autotune.errors import AutotuneError
+from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.trial import file_name, restate
+from pytest_autotune.trial import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_autotune.gate import Gate
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial
-    from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Plan
 
 
@@ -45,32 +44,48 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     conclusions, reports = [], []
     width = shutil.get_terminal_size().columns
     for covered in run.store.suites_of_run(run.id):
-        plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-        history = run.store.history(plan.study)
-        report = _report(run, plan, history)
-        written = write_best(run.directory / file_name(plan.suite.name), report)
-        run.selected(plan, report.selection.best)
-        finished = sum(trial.state == "finished" for trial in history)
-        # An adaptive search ends early when nothing is left to try: any part of it that was finished is judged.
-        complete = finished >= (plan.slots if plan.suite.search.strategy == "grid" else 1)
-        conclusions.append(
-            Conclusion(
-                nodeid=covered.suite,
-                gate=report.gate,
-                lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-                partial="" if complete else f"{finished} of {plan.slots} trials were finished; the gate judges all",
-            )
-        )
+        try:
+            conclusion, report = _conclude(run, covered, width=width)
+        except (AutotuneError, OSError) as error:
+            conclusions.append(Conclusion(covered.suite, _not_concluded(error), lines=(), partial=""))
+            continue
+        conclusions.append(conclusion)
         reports.append(report)
     if run.settings.junit is not None:
+        run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
         write_junit(run.settings.junit, reports)
     return conclusions
 
 
-def judge(run: Run, suite: Suite, trial: TrialRecord) -> JudgedTrial:
+def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
+    plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
+    history = run.store.history(plan.study)
+    report = _report(run, plan, history)
+    written = write_best(run.directory / file_name(plan.suite.name), report)
+    run.selected(plan, report.selection.best)
+    finished = sum(trial.state == "finished" for trial in history)
+    # An adaptive search ends early when nothing is left to try: any part of it that was finished is judged.
+    complete = finished >= (len(plan.slots) if plan.suite.search.strategy == "grid" else 1)
+    conclusion = Conclusion(
+        nodeid=covered.suite,
+        gate=report.gate,
+        lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
+        partial="" if complete else f"{finished} of {len(plan.slots)} trials were finished; the gate judges all",
+    )
+    return conclusion, report
+
+
+def _not_concluded(error: Exception) -> Gate:
+    """What was measured is in the store, but nothing was selected from it: that must not be green."""
+    remedy = "What was measured is stored: mend this, and run the same command again."
+    return Gate((Rule("conclusion", False, f"The results could not be concluded: {error}. {remedy}"),))
+
+
+def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
     """Judge one recorded trial by the suite as it stands now."""
+    suite = plan.suite
     return judge_trial(
-        restate(trial, suite, run.store),
+        run.restated(plan, trial),
         limits=suite.slo,
         objective=suite.objective,
         steepness=suite.steepness,
@@ -80,7 +95,7 @@ def judge(run: Run, suite: Suite, trial: TrialRecord) -> JudgedTrial:
 
 def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport:
     suite = plan.suite
-    selection = select(judge(run, suite, trial) for trial in history)
+    selection = select(_judge(run, plan, trial) for trial in history)
     environment = run.environment
     now = datetime.now(UTC)
     best = selection.best

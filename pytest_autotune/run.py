@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.errors import SuiteError
 from pytest_autotune.progress import Standing
 from pytest_autotune.spelling import nearest
 
@@ -45,6 +44,7 @@ class Run:
         self.started_at = datetime.now(UTC)
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
+        self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
         self._resources = ExitStack()
         self._standing: Standing | None = None
 
@@ -102,7 +102,7 @@ class Run:
         if engine is None:
             known = ", ".join(BUILTIN)
             hint = nearest(suite.engine, BUILTIN)
-            raise SuiteError(f"engine: {suite.engine!r} is unknown{hint}; there are {known}", path=suite.path)
+            raise suite.error(f"{suite.engine!r} is unknown{hint}; there are {known}", "engine")
         return engine
 
     def plan(self, path: Path, *, nodeid: str) -> Plan:
@@ -113,6 +113,7 @@ class Run:
         if nodeid not in self._plans:
             suite = load_suite(path)
             self.config.hook.pytest_autotune_suite_loaded(config=self.config, suite=suite)
+            self._deployer(suite)
             self._plans[nodeid] = make_plan(suite, self.engine(suite), nodeid=nodeid)
         return self._plans[nodeid]
 
@@ -139,11 +140,24 @@ class Run:
             owner=self.owner,
             fresh=self.settings.fresh,
             output=self.directory,
-            deployer=self._deployer(plan.suite.deploy),
+            deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),
             announce=self.announce,
+            restated=self.restated,
             finished=lambda trial: self._finished(plan, trial),
         )
+
+    def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
+        """Return a recorded trial with the metrics that the suite needs now: anew if its limits were others then."""
+        from pytest_autotune.trial import restate
+
+        limits = plan.suite.document()["slo"]
+        if trial.run_id not in self._limits:
+            suites = self.store.suites_of_run(trial.run_id)
+            self._limits[trial.run_id] = {covered.study: covered.document["slo"] for covered in suites}
+        if self._limits[trial.run_id].get(plan.study) == limits:
+            return trial
+        return restate(trial, plan.suite, self.store)
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
@@ -176,12 +190,14 @@ class Run:
     def _workers(self) -> int:
         return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
-    def _deployer(self, name: str) -> Deployer:
-        from pytest_autotune.deploy import builtin_deployer
+    def _deployer(self, suite: Suite) -> Deployer:
+        from pytest_autotune.deploy import BUILTIN, builtin_deployer
 
+        name = suite.deploy
         deployer: Deployer | None = self.config.hook.pytest_autotune_deployer(name=name) or builtin_deployer(name)
         if deployer is None:
-            raise SuiteError(f"deploy: {name!r} is unknown; built in are local and endpoint")
+            hint = nearest(name, BUILTIN)
+            raise suite.error(f"{name!r} is unknown{hint}; there are {', '.join(BUILTIN)}", "deploy")
         return deployer
 
     def _generator(self, suite: Suite) -> LoadGenerator:

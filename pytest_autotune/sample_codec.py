@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 import zlib
-from array import array
 from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pytest_autotune.errors import StoreError
 from pytest_autotune.samples import Sample
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 CODEC = "columns-1"
 
-# Widths a column may have; the narrowest that holds its largest value above its smallest is taken.
-_TYPECODES = tuple((code, 256 ** array(code).itemsize) for code in "BHIQ")
+Numbers = NDArray[np.int64]
+
+# Widths a column may have, lowest byte first; the narrowest that holds its largest value above its smallest is taken.
+_TYPES = {"B": "<u1", "H": "<u2", "I": "<u4", "Q": "<u8"}
+_LIMITS = {code: 256 ** np.dtype(kind).itemsize for code, kind in _TYPES.items()}
+_FAR = 2.0**62  # microseconds: sums and differences of two times still fit 64 bits
 _NOTHING = -1  # index of "no error" in the table of error kinds
 
 
@@ -30,15 +35,15 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
     """
     kinds = sorted({sample.error for sample in samples if sample.error is not None})
     index = {kind: number for number, kind in enumerate(kinds)}
-    columns: dict[str, list[int]] = {
+    columns: dict[str, Numbers] = {
         "sent": _micros(sample.sent_s for sample in samples),
         "end": _micros(sample.end_s for sample in samples),
-        "answered": [int(sample.first_s is not None) for sample in samples],
+        "answered": _whole(int(sample.first_s is not None) for sample in samples),
         "first": _micros(sample.first_s for sample in samples if sample.first_s is not None),
-        "prompt": [sample.prompt_tokens for sample in samples],
-        "output": [sample.output_tokens for sample in samples],
-        "error": [_NOTHING if sample.error is None else index[sample.error] for sample in samples],
-        "gap_count": [len(sample.gaps_s) for sample in samples],
+        "prompt": _whole(sample.prompt_tokens for sample in samples),
+        "output": _whole(sample.output_tokens for sample in samples),
+        "error": _whole(_NOTHING if sample.error is None else index[sample.error] for sample in samples),
+        "gap_count": _whole(len(sample.gaps_s) for sample in samples),
         "gaps": _micros(chain.from_iterable(sample.gaps_s for sample in samples)),
     }
     ids = [sample.id for sample in samples] if any(sample.id for sample in samples) else []
@@ -71,7 +76,7 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
     header = json.loads(plain[4:start])
     columns: dict[str, list[int]] = {}
     for name, code, count, offset in header["columns"]:
-        end = start + count * array(code).itemsize
+        end = start + count * np.dtype(_TYPES[code]).itemsize
         columns[name] = _unpack(plain[start:end], code, offset)
         start = end
     gaps = [micros / 1e6 for micros in columns["gaps"]]
@@ -97,31 +102,32 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
         position += gap_count
 
 
-def _micros(seconds: Iterable[float]) -> list[int]:
-    return [round(value * 1e6) for value in seconds]
+def _whole(numbers: Iterable[int]) -> Numbers:
+    return np.fromiter(numbers, dtype=np.int64)
 
 
-def _pack(values: list[int]) -> tuple[tuple[str, int, int], bytes]:
+def _micros(seconds: Iterable[float]) -> Numbers:
+    values = np.fromiter(seconds, dtype=np.float64) * 1e6
+    if not np.isfinite(values).all():
+        raise ValueError("a time of a sample is not finite")
+    if values.size and np.abs(values).max() >= _FAR:
+        raise OverflowError("a time of a sample is further away than 146,000 years")
+    return np.rint(values).astype(np.int64)
+
+
+def _pack(values: Numbers) -> tuple[tuple[str, int, int], bytes]:
     """Return (typecode, count, smallest) and the values above the smallest, all lowest bytes first."""
-    offset = min(values, default=0)
-    span = max(values, default=0) - offset
-    code = next(code for code, limit in _TYPECODES if span < limit)
-    numbers = array(code, values if offset == 0 else [value - offset for value in values])
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    raw, width = numbers.tobytes(), numbers.itemsize
+    offset = int(values.min()) if values.size else 0
+    span = int(values.max()) - offset if values.size else 0
+    code = next(code for code, limit in _LIMITS.items() if span < limit)
+    above = (values - offset).astype(_TYPES[code])
     # Equal bytes side by side: the high bytes of nearly equal numbers compress to nothing.
-    return (code, len(values), offset), b"".join(raw[byte::width] for byte in range(width))
+    planes = above.view(np.uint8).reshape(values.size, above.itemsize).T
+    return (code, values.size, offset), planes.tobytes()
 
 
 def _unpack(packed: bytes, code: str, offset: int) -> list[int]:
-    numbers = array(code)
-    width = numbers.itemsize
-    count = len(packed) // width
-    raw = bytearray(count * width)
-    for byte in range(width):
-        raw[byte::width] = packed[byte * count : (byte + 1) * count]
-    numbers.frombytes(bytes(raw))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist() if offset == 0 else [value + offset for value in numbers]
+    kind = np.dtype(_TYPES[code])
+    planes = np.frombuffer(packed, dtype=np.uint8).reshape(kind.itemsize, -1)
+    numbers: list[int] = (np.ascontiguousarray(planes.T).view(kind).ravel().astype(np.int64) + offset).tolist()
+    return numbers

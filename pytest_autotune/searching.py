@@ -110,6 +110,15 @@ def conclude(session: pytest.Session) -> None:
     session.config.stash[summary_key] = (*session.config.stash.get(summary_key, ()), *lines)
 
 
+def end(config: pytest.Config, status: pytest.ExitCode) -> None:
+    """Note how the run ended; after an interrupt say that nothing is lost."""
+    run = run_of(config)
+    run.end(status.name.lower())
+    if status is pytest.ExitCode.INTERRUPTED and run.store.suites_of_run(run.id):
+        hint = "every batch that ended is stored; the same command continues with the trials that have no result yet"
+        config.stash[summary_key] = (*config.stash.get(summary_key, ()), hint)
+
+
 def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:
     """Report the gate as a test of its own, so that terminal, JUnit and exit status follow by themselves."""
     suite, gate = conclusion.nodeid, conclusion.gate

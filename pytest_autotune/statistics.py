@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from bisect import bisect_left
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
@@ -166,7 +167,7 @@ def _output_inside(sample: Sample, window_s: float) -> float:
         return sample.output_tokens
     if sample.gaps_s:
         arrivals = tuple(accumulate(sample.gaps_s, initial=first))
-        inside = sum(1 for arrival in arrivals if 0 <= arrival < window_s)
+        inside = bisect_left(arrivals, window_s) - bisect_left(arrivals, 0)
         return sample.output_tokens * inside / len(arrivals)
     # Without the gaps (a sample that was stored compactly) the tokens came evenly.
     return sample.output_tokens * (min(last, window_s) - max(first, 0.0)) / (last - first)

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.heartbeat import Heartbeat
 from pytest_autotune.records import BatchRecord
-from pytest_autotune.selection import judge_trial
+from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
 from pytest_autotune.statistics import measured, summarise
 
@@ -45,7 +46,7 @@ class Plan:
     installed: Installed
     nodeid: str  # of the suite file
     study: str  # key of the measurements in the store
-    slots: int  # trials that were collected
+    slots: tuple[Slot, ...]  # its trials, in the order they are collected
     levels: tuple[Level, ...]
 
 
@@ -71,6 +72,7 @@ class Bench:
     deployer: Deployer
     generator: LoadGenerator
     announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
+    restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
     finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
 
 
@@ -106,7 +108,7 @@ class LiveTrial:
         self.plan = plan
         self.slot = slot
         self.recorded = claim.kind == "recorded"
-        self.record = restate(claim.trial, plan.suite, bench.store) if self.recorded else claim.trial
+        self.record = bench.restated(plan, claim.trial) if self.recorded else claim.trial
         self.failure: DeployError | None = None
         self.end: BatchRecord | None = None  # the batch under which the server died
         self._bench = bench
@@ -115,7 +117,9 @@ class LiveTrial:
         self._server: Server | None = None
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
-        if self.recorded:
+        if not self.recorded:
+            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+        else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = _recorded_failure(self.record)
@@ -341,6 +345,7 @@ class LiveTrial:
                 store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
             )
             status, reason = judged.status, judged.reason
+            log.info("%s\n%s", self.slot.name, "\n".join(slo_lines(judged)))
         else:
             store.release(self.record.id, reason=f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
             return
@@ -381,9 +386,9 @@ def file_name(text: str) -> str:
 
 
 def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
-    """Return a recorded trial with the metrics that the suite's limits need now, from its stored samples.
+    """Return a recorded trial with its metrics computed anew from its stored samples.
 
-    Goodput and unusual percentiles depend on the limits, which may have changed since.
+    Goodput and unusual percentiles depend on the suite's limits, which may have changed since.
     """
     limits, also = request_limits(suite.slo), suite.extra_metrics()
     batches = tuple(

@@ -42,8 +42,8 @@ class Project:
         path.write_text(text)
         return path
 
-    def run(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=240)
+    def run(self, *arguments: str, timeout: float = 240) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=timeout)
 
     def store(self) -> Store:
         return Store(f"sqlite:///{self.path / '.autotune' / 'results.db'}")

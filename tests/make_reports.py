@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from tests.make_records import START, batch, died, trial
-
 from pytest_autotune.gate import judge_gate
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Limit, Status
 from pytest_autotune.space import Space
 from pytest_autotune.suite import Objective, Suite
+from tests.make_records import START, batch, died, trial
 
 ARGV = (
     "/usr/bin/vllm", "serve", "meta/Llama 3", "--host", "127.0.0.1", "--port", "41234", "--served-model-name", "llama-x7f3",

@@ -9,12 +9,12 @@ import sys
 import time
 
 import pytest
-from tests.deployment import SCRIPT, eventually, make_launch
 
 from pytest_autotune.deploy import endpoint
 from pytest_autotune.deploy.endpoint import EndpointDeployer
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, SuiteError
+from tests.deployment import SCRIPT, eventually, make_launch
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.deployment import ROOT, eventually, kill_tagged, make_launch, tagged
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_autotune.deploy import _guard, leftovers
 from pytest_autotune.deploy.local import LocalDeployer
+from tests.deployment import ROOT, eventually, kill_tagged, make_launch, tagged
 
 SCRIPT = Path(__file__).with_name("deploy_owner.py")
 NASTY = ("ignore-term", "daemon", "bare-daemon", "stopped-child")

@@ -13,13 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.deployment import ScriptEngine, eventually, kill_tagged, make_launch, tagged
 
 from pytest_autotune.control import Control
 from pytest_autotune.deploy import leftovers, local, ports
 from pytest_autotune.deploy.local import LocalDeployer
 from pytest_autotune.engines.engine import CauseKind, Command
 from pytest_autotune.errors import DeployError, Infeasible
+from tests.deployment import ScriptEngine, eventually, kill_tagged, make_launch, tagged
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.deployment import ROOT
 
 from pytest_autotune.deploy import ports
 from pytest_autotune.errors import DeployError
+from tests.deployment import ROOT
 
 LEASING = """
 import contextlib, json, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -556,6 +557,28 @@ def test_a_command_is_the_fixed_settings_overlaid_by_the_configuration(tmp_path,
         *("--max-num-seqs", "64", "--no-enforce-eager", "--middleware", "a", "b"),
     )
     assert command.env == {"VLLM_SERVER_DEV_MODE": "1", **fake_vllm, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2 or shutil.which("taskset") is None, reason="needs two cores and taskset"
+)
+@pytest.mark.parametrize(
+    ("device", "env", "confined"),
+    [("cpu", {}, True), ("cpu", {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, False), ("cuda", {}, False)],
+    ids=["cpu", "bound-by-the-suite", "gpu"],
+)
+def test_a_build_for_cpus_leaves_one_core_to_the_load_generator(tmp_path, fake_vllm, model, device, env, confined):
+    platforms = Path(fake_vllm["PYTHONPATH"]) / "vllm" / "platforms" / "__init__.py"
+    platforms.write_text(f"class current_platform:\n    device_type = {device!r}\n")
+    argv = engine(tmp_path).command(suite(model=str(model), env={**fake_vllm, **env}), {}, ADDRESS).argv
+    start = argv.index(sys.executable)
+    counted = subprocess.run(
+        [*argv[:start], sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(counted.stdout) == len(os.sched_getaffinity(0)) - confined
 
 
 FLAGS = {

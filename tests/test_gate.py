@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.make_records import Aim, batch, died, trial
 
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Limit, Status
+from tests.make_records import Aim, batch, died, trial
 
 
 def gate(*trials, metric="output_throughput") -> Gate:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.deployment import SCRIPT, eventually, kill_tagged, tagged
 
 from pytest_autotune.deploy import _guard, guarded, leftovers
 from pytest_autotune.deploy.guarded import GuardedProcess
+from tests.deployment import SCRIPT, eventually, kill_tagged, tagged
 
 
 @pytest.fixture

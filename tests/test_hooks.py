@@ -35,7 +35,21 @@ def test_a_suite_can_be_refused_by_a_hook(project):
     result = project.run("suites", "--autotune")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*quick.yaml: this team tunes on Mondays only"])
-    assert "nodes.py" not in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_results_that_cannot_be_concluded_fail_the_gate_and_keep_what_was_measured(project):
+    project.pytester.makeconftest(
+        "def pytest_autotune_selected(config, suite, best):\n    raise OSError(28, 'No space left on device')\n"
+    )
+    project.suite()
+    result = project.run("suites", "--autotune")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["conclusion: The results could not be concluded: *No space left on device*"])
+    assert "Traceback" not in result.stdout.str()
+    with project.store() as store:
+        (run,) = store.runs()
+        assert {trial.state for trial in store.trials_of_run(run.id)} == {"finished"}
 
 
 def test_every_hook_is_in_the_table_of_the_documentation_with_its_arguments():

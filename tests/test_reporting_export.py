@@ -8,10 +8,10 @@ import subprocess
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 from pytest_autotune.reporting.command import one_line, stable_words
 from pytest_autotune.reporting.export import best_script, write_atomically, write_best
+from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 ECHO = ("/usr/bin/printf", "%s\\0")
 SECRET = "very-secret-value"
@@ -164,6 +164,12 @@ def test_only_exact_elements_are_made_stable(arguments, started, tmp_path):
 
 def test_without_an_address_the_command_line_is_exported_as_it_was(tmp_path):
     assert run(script(echoing("--port", "41234", address=None)), tmp_path) == ["--port", "41234"]
+
+
+def test_a_model_in_a_directory_is_served_under_the_suites_name(tmp_path):
+    for model in ("/models/llama", "./llama", "${MODEL}"):
+        of = suite(model=model)
+        assert run(script(echoing("llama-x7f3", of=of)), tmp_path) == [of.name]
 
 
 def test_the_suites_own_model_name_is_kept(tmp_path):

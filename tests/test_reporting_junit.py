@@ -7,12 +7,12 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.make_records import batch, trial
-from tests.make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
 
 from pytest_autotune.gate import Gate, Rule
 from pytest_autotune.reporting.junit import junit_text, metric_name, write_junit
 from pytest_autotune.suite import Objective
+from tests.make_records import batch, trial
+from tests.make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
 
 
 def parsed(*reports):

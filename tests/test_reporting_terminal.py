@@ -3,10 +3,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.make_records import batch, trial
-from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
 from pytest_autotune.reporting.terminal import summary_lines
+from tests.make_records import batch, trial
+from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
 
 def text(*args, **kwargs) -> str:
@@ -42,6 +42,7 @@ def test_the_summary_compares_the_best_with_the_defaults_and_ranks_the_trials():
         "       out of memory: 3 GiB short",
         "  5  999.00  c1        c1     1  interrupted  max-num-seqs=32 tp=1",
         "",
+        "  max-num-seqs=64 tp=2:",
         "  [slo] 2/4 batches compliant",
         "  [slo] concurrency=16 violates ttft.p90: 612 ms > 500 ms (+22 %)",
         "  [slo] concurrency=32 not measured: out of memory: CUDA out of memory",
@@ -125,7 +126,7 @@ def test_tables_keep_to_the_width_of_the_terminal(width):
 def test_verbose_adds_what_every_trial_missed():
     verbose = text(report(DEFAULTS, BEST, VIOLATING), verbose=True)
     assert verbose.count("batches compliant\n") == 3
-    assert "\n  engine defaults:\n  [slo] " in verbose
+    assert "\n\n  engine defaults:\n  [slo] " in verbose
     assert text(report(DEFAULTS, BEST, VIOLATING)).count("batches compliant\n") == 1
 
 

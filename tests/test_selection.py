@@ -5,11 +5,11 @@ import math
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.make_records import Aim, batch, died, trial
 
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.selection import JudgedTrial, judge_trial, select, slo_lines
 from pytest_autotune.slo import Limit, Status
+from tests.make_records import Aim, batch, died, trial
 
 E2E = (Limit("e2e.p90", 5.0),)
 SATURATED = ClientHealth(0.5, 1.0, 0.5, 1.0, saturated="the client used a whole core; lower the load")

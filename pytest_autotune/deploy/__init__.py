@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from pytest_autotune.deploy.server import Deployer
 
 
+BUILTIN = ("local", "endpoint")
+
+
 def builtin_deployer(name: str) -> Deployer | None:
     """Return the deployer for ``deploy: name``, or None for a name that no built-in one has."""
     from pytest_autotune.deploy.endpoint import EndpointDeployer

@@ -242,8 +242,8 @@ def _environment(command: Command, launch: Launch) -> dict[str, str]:
         # setproctitle, as vLLM uses it, would overwrite the environment that `leftovers` reads
         "SPT_NOENV": "1",
         **inherited,
-        **command.env,
         **launch.suite.env,
+        **command.env,  # where the engine has filled in what the suite writes as ${NAME}
         leftovers.OWNER: launch.owner,
     }
     for name in ("NO_PROXY", "no_proxy"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,7 @@ RESERVED = {
     "api-key": "the load generator sends none",
     "hf-token": "secrets belong into the environment: env: {HF_TOKEN: ${HF_TOKEN}}",
 }
+_THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 _NON_DEFAULT = re.compile(r"non-default args: \{(?P<items>.*)\}\s*$", re.MULTILINE)
 _KEY = re.compile(r"\s*(?P<quote>['\"])(?P<name>\w+)(?P=quote):\s*")
 
@@ -75,12 +78,19 @@ class VllmEngine:
         return Installed(installation.version, _with_reserved(installation.flags), told)
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
-        """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same."""
+        """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same.
+
+        A build for CPUs gets all cores but one, unless the suite binds its threads itself
+        (``VLLM_CPU_OMP_THREADS_BIND``): its processes spin while they work, and a load generator
+        that has to share a core with them is stalled for tenths of a second.
+        """
+        installation = self._installation(suite)
         argv = [
+            *(_all_cores_but_one() if installation.device == "cpu" and _THREADS not in suite.env else ()),
             *(requirements.interpreter_of(suite), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", requirements.model_of(suite), "--served-model-name", address.model_name),
             *("--host", address.host, "--port", str(address.port)),
-            *to_argv(merged(suite.fixed, configuration), self._installation(suite).flags),
+            *to_argv(merged(suite.fixed, configuration), installation.flags),
         ]
         # Without the development mode there is no way to empty the prefix cache between batches.
         return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
@@ -125,6 +135,12 @@ class VllmEngine:
         if isinstance(found, MissingRequirement):
             raise found
         return found
+
+
+def _all_cores_but_one() -> tuple[str, ...]:
+    """Return a prefix for a command line; empty where there is one core, or no `taskset`."""
+    cores = sorted(os.sched_getaffinity(0))[:-1]
+    return ("taskset", "-c", ",".join(map(str, cores))) if cores and shutil.which("taskset") else ()
 
 
 def _with_reserved(flags: Mapping[str, Flag]) -> dict[str, Flag]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.suite import Suite
 
 PORT = 8000
 
@@ -36,8 +37,7 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     address = report.address
     if address is None:
         return words
-    named = report.suite.model_name or report.suite.model or report.suite.name
-    words = [_swap(word, address.model_name, Word("literal", named)) for word in words]
+    words = [_swap(word, address.model_name, Word("literal", _lasting_name(report.suite))) for word in words]
     words = [_swap(word, address.host, Word("host", address.host)) for word in words]
     ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
     if len(ports) > 1:
@@ -45,6 +45,12 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     for index in ports:
         words[index] = Word("port", str(PORT), words[index].prefix)
     return words
+
+
+def _lasting_name(suite: Suite) -> str:
+    """Return the name to serve for good: what the suite says, the model's on a hub, else the suite's; never a path."""
+    of_hub = suite.model if suite.model and not suite.model.startswith(("/", ".", "~", "$")) else None
+    return suite.model_name or of_hub or suite.name
 
 
 def script_words(words: Sequence[Word]) -> list[str]:

@@ -47,9 +47,8 @@ def summary_lines(
     if selection.ranking:
         lines += ["", *_cut(_ranking(report, top), width)]
     if told := _told(report, verbose=verbose):
-        lines.append("")
         for judged in told:
-            lines += [f"  {_settings(judged, report)}:"] if verbose else []
+            lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
             lines += [f"  {_clean(line, report)}" for line in slo_lines(judged)]
     if selection.best is not None and selection.best.trial.argv:
         lines += ["", "  start it with:", f"    {one_line(report, selection.best.trial.argv)}"]

@@ -147,7 +147,7 @@ def test_an_impossible_configuration_is_infeasible(launch):
     assert "max_num_batched_tokens (4) must be greater than or equal to max_num_seqs (8)" in raised.value.reason
 
 
-def test_our_load_generator_agrees_with_vllms_own(server, model, tmp_path, record_property):
+def test_our_load_generator_agrees_with_vllms_own(server, model, tmp_path):
     """Mean TTFT and TPOT within 10 % or 3 ms: medians of interleaved runs, since a machine drifts.
 
     A pair during which somebody else took the processor says nothing about either client, and does not count.
@@ -165,7 +165,7 @@ def test_our_load_generator_agrees_with_vllms_own(server, model, tmp_path, recor
         pytest.skip(f"the machine is too busy: {len(pairs)} undisturbed pairs of {ATTEMPTS}, and {PAIRS} are needed")
     for metric in ("ttft_ms", "tpot_ms"):
         our_ms, their_ms = (statistics.median(run[metric] for run in runs) for runs in zip(*pairs, strict=True))
-        record_property(metric, [round(our_ms, 2), round(their_ms, 2)])
+        print(f"{metric}: ours {our_ms:.2f}, vllm bench serve {their_ms:.2f}")
         assert abs(our_ms - their_ms) <= max(3.0, 0.1 * their_ms), (metric, pairs)
 
 
@@ -173,7 +173,9 @@ def our_means(server, *, seed):
     measurement = HttpLoad().run(
         Target(server.url, server.model_name, token_ids=True, ignore_eos=True),
         Level(CONCURRENCY),
-        Workload(PROMPT_TOKENS, OUTPUT_TOKENS, duration_s=WINDOW_S, warmup_s=1.0, request_timeout_s=60.0, seed=seed),
+        # Without a warm-up all streams start at once, as vLLM's own client does. Requests of equal length stay in that
+        # step, and prompts that meet in one step of the server wait for each other: staggered ones have a lower TTFT.
+        Workload(PROMPT_TOKENS, OUTPUT_TOKENS, duration_s=WINDOW_S, warmup_s=0.0, request_timeout_s=60.0, seed=seed),
         died=server.died,
         on_progress=lambda _progress: None,
     )
