@@ -10,7 +10,7 @@ from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
-from pytest_autotune.stash import run_of
+from pytest_autotune.stash import NOT_SEARCHED, run_of
 from pytest_autotune.trial import LiveTrial, NotRun
 from pytest_autotune.views import Batch, Limits
 
@@ -220,14 +220,11 @@ class NotSearched(pytest.Item):
 
     def __init__(self, *, reason: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.reason = reason
-
-    def setup(self) -> None:
-        """Skip."""
-        pytest.skip(self.reason)
+        self.add_marker(pytest.mark.skip(reason=reason))
+        self.user_properties.append((NOT_SEARCHED, reason))
 
     def runtest(self) -> None:
-        """Never reached: setup skips."""
+        """Never reached: the mark skips."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""
