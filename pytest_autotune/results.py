@@ -63,13 +63,14 @@ def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
     run.selected(plan, report.selection.best)
-    searched = plan.suite.search.strategy != "grid"
-    complete = searched or len(history) >= len(plan.slots)
+    finished = sum(trial.state == "finished" for trial in history)
+    # An adaptive search ends early when nothing is left to try: any part of it that was finished is judged.
+    complete = finished >= (len(plan.slots) if plan.suite.search.strategy == "grid" else 1)
     conclusion = Conclusion(
         nodeid=covered.suite,
         gate=report.gate,
         lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-        partial="" if complete else f"{len(history)} of {len(plan.slots)} trials were run; the gate judges all",
+        partial="" if complete else f"{finished} of {len(plan.slots)} trials were finished; the gate judges all",
     )
     return conclusion, report
 

@@ -234,7 +234,7 @@ class UtcFormatter(logging.Formatter):
 
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
 
 def new_run_id(now: datetime) -> str:

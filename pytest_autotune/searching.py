@@ -16,7 +16,7 @@ from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher,
 from pytest_autotune.stash import WORKER_INTERRUPTED, run_of, settings_of, summary_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from xdist.workermanage import WorkerController
@@ -65,7 +65,12 @@ def _end_on_signals(config: pytest.Config) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        config.add_cleanup(partial(signal.signal, signum, signal.signal(signum, interrupt)))
+        before = signal.signal(signum, interrupt)
+        config.add_cleanup(partial(_restore, signum, before))
+
+
+def _restore(signum: signal.Signals, handler: Callable[[int, FrameType | None], Any] | int | None) -> None:
+    signal.signal(signum, handler)
 
 
 class _WorkerInterrupts:

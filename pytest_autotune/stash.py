@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`
 WORKER_INTERRUPTED = "autotune_interrupted"  # in its `workeroutput`
 
+NOT_SEARCHED = "autotune.not_searched"  # property of the report that stands for a suite: why it is not run
+
 settings_key = pytest.StashKey[Settings]()
 run_key = pytest.StashKey["Run"]()
 summary_key = pytest.StashKey[tuple[str, ...]]()  # lines for the end of the terminal output

@@ -228,7 +228,7 @@ class LiveTrial:
     def _run_batch(self, level: Level) -> MeasuredBatch:
         from pytest_autotune.load.generator import Target, Workload
 
-        suite, abilities, load = self.plan.suite, self.plan.engine.abilities, self.plan.suite.load
+        abilities, load = self.plan.engine.abilities, self.plan.suite.load
         server = self.server()
         started_at = datetime.now(UTC)
         target = Target(
@@ -249,20 +249,23 @@ class LiveTrial:
             # other prompts for each level, so that no level finds its prompts in a prefix cache.
             seed=load.seed * 1_000_003 + level.concurrency,
         )
-        limit_s = suite.timeouts.batch_s or load.warmup_s + load.duration_s + load.request_timeout_s + 30.0
-        overdue_s = time.monotonic() + limit_s
+        limit_s = self.plan.suite.timeouts.for_batch(load)
+        deadline = time.monotonic() + limit_s
+
+        def overdue() -> str | None:
+            late = time.monotonic() > deadline
+            return f"not finished within {limit_s:g} s (timeouts.batch)" if late else None
+
         try:
             measurement = self._bench.generator.run(
                 target,
                 level,
                 workload,
-                died=lambda: server.died() or (time.monotonic() > overdue_s) or None,
+                died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
-        except BenchmarkError:
-            if server.died() is None and time.monotonic() > overdue_s:
-                error = BenchmarkError(f"{level} took longer than {limit_s:g} s (timeouts.batch)")
-            record = self._lost_batch(level, started_at, error, server)
+        except BenchmarkError as error:
+            record = self._lost_batch(level, started_at, overdue() or str(error), server)
             samples: tuple[Sample, ...] = ()
         else:
             record = self._batch_record(measurement, started_at)
@@ -293,7 +296,7 @@ class LiveTrial:
             reason=saturated or "",
         )
 
-    def _lost_batch(self, level: Level, started_at: datetime, error: BenchmarkError, server: Server) -> BatchRecord:
+    def _lost_batch(self, level: Level, started_at: datetime, reason: str, server: Server) -> BatchRecord:
         cause = server.died()
         record = BatchRecord(
             level=level,
@@ -304,7 +307,7 @@ class LiveTrial:
             requests=0,
             window_s=0.0,
             started_at=started_at,
-            reason=str(error if cause is None else cause),
+            reason=reason if cause is None else str(cause),
             cause="" if cause is None else str(cause.kind),
         )
         if cause is not None:

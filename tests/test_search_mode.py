@@ -98,7 +98,12 @@ def test_without_autotune_suites_are_skipped_with_one_line_that_says_what_to_do(
     result = project.run("suites", "-rs")
     assert result.ret == 0
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*no recorded best*pytest suites/quick.yaml --autotune*"])
+    result.stdout.fnmatch_lines(
+        [
+            "suites/quick.yaml: skipped: no recorded best*pytest suites/quick.yaml --autotune",
+            "SKIPPED [[]1[]] suites/quick.yaml: no recorded best*pytest suites/quick.yaml --autotune",
+        ]
+    )
     assert not (project.path / ".autotune").exists()
 
 
@@ -134,7 +139,51 @@ def test_one_selected_batch_is_measured_without_its_deploy_item_and_judges_no_ga
     result = project.run("suites/quick.yaml::max-num-seqs:64::c1", "--autotune", "-v")
     assert result.ret == 0
     assert result.parseoutcomes()["compliant"] == 1
-    result.stdout.fnmatch_lines(["*gate SKIPPED*1 of 2 trials*"])
+    result.stdout.fnmatch_lines(["*gate SKIPPED*0 of 2 trials were finished*"])
+
+
+def test_one_batch_of_every_trial_judges_no_gate(project):
+    project.suite()
+    result = project.run("suites", "--autotune", "-v", "-k", "c1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*gate SKIPPED*0 of 2 trials*"])
+
+
+def test_a_suite_that_cannot_run_here_says_why_without_being_asked(project):
+    project.suite()
+    project.suite(
+        "name: other\nengine: command\nmodel: /nowhere\ncommand: [no-such-server, '{model}', '{port}']\n", "other.yaml"
+    )
+    result = project.run("suites", "--autotune", "-k", "preflight")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["suites/other.yaml: skipped: command: no such executable: no-such-server; model: *"])
+
+
+def test_a_broken_suite_is_one_line_without_a_traceback(project):
+    project.suite(project.suite().read_text().replace("objective:", "objectiv:"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 2
+    lines = result.outlines
+    told = next(number for number, line in enumerate(lines) if "ERROR collecting suites/quick.yaml" in line)
+    assert lines[told + 1].endswith("quick.yaml:11: objectiv: unknown key (did you mean 'objective'?)")
+    assert lines[told + 2].startswith("===")
+
+
+def test_a_grid_stops_after_so_many_trials(project):
+    project.suite(project.suite().read_text().replace("defaults: false", "defaults: true, trials: 2"))
+    result = project.run("suites", "--autotune", "--collect-only", "-q", "-k", "deploy")
+    trials = [line.split("::")[1] for line in result.outlines if "::" in line]
+    assert trials == ["defaults", "max-num-seqs:2"]
+
+
+def test_a_batch_has_a_deadline(project):
+    text = project.suite().read_text()
+    text = text.replace("max-model-len: 4096", "max-model-len: 4096, fault: [hang-after-headers=0.5]")
+    project.suite(text.replace("timeouts: {", "timeouts: {batch: 2s, "))
+    result = project.run("suites/quick.yaml::max-num-seqs:64::c1", "--autotune", "-v")
+    assert result.ret == 1
+    assert result.parseoutcomes()["errors"] == 1
+    result.stdout.fnmatch_lines(["*not finished within 2 s (timeouts.batch)*"])
 
 
 def test_reruns_are_refused(project):
@@ -186,4 +235,4 @@ def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(pro
     result = project.run("suites", "--autotune")
     assert result.ret == 1
     assert result.parseoutcomes()["errors"] == 2
-    result.stdout.fnmatch_lines(["concurrency=1 took longer than 0.3 s (timeouts.batch)"])
+    result.stdout.fnmatch_lines(["not finished within 0.3 s (timeouts.batch)"])
