@@ -74,16 +74,16 @@ class Scene:
         project.suite(STUBBORN.format(sequences=sequences), "stubborn.yaml")
 
     @contextmanager
-    def started(self, *options):
+    def started(self, *options, output="output.txt"):
         """A pytest process in a session of its own; whatever it leaves is killed at the end, but not forgiven."""
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "suites", "--autotune", *options]
-        with (self.path / "output.txt").open("w") as output:
+        with (self.path / output).open("w") as file:
             process = subprocess.Popen(
                 command,
                 cwd=self.path,
                 env=os.environ | {TAG: self.tag},
-                stdout=output,
-                stderr=output,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
                 # A job of a non-interactive shell inherits an ignored SIGINT; a terminal's does not.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -153,8 +153,8 @@ class Scene:
         """Whether pytest has said what came of the item; its trial's server is stopped next, when it was the last."""
         return any(item in line and "COMPLIANT" in line for line in self.output().splitlines())
 
-    def output(self):
-        return (self.path / "output.txt").read_text()
+    def output(self, name="output.txt"):
+        return (self.path / name).read_text()
 
     def assert_nothing_left(self):
         """Within ten seconds no process is left, and nobody listens on the ports they had."""
@@ -263,7 +263,7 @@ def test_pytest_killed_in_every_phase_leaves_nothing_and_goes_on(scene, signum):
 @pytest.mark.parametrize("trials", [6])
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
 def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scene, signum, trials):
-    with scene.started("-n1", "--junitxml=report.xml") as process:
+    with scene.started("-n1", "--max-worker-restart=5", "--junitxml=report.xml") as process:
         begun = 0
         for phase in PHASES:
             attempt = scene.await_phase(phase, process, beyond=begun)
@@ -272,8 +272,10 @@ def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scen
             below = worker.children(recursive=True)
             worker.send_signal(signum)
             scene.said += f" {phase} (attempt {attempt.id})"
+            # An interrupted worker has nothing to do any more, and is told to end with the run.
+            ending = below if signum is signal.SIGINT else [worker, *below]
             wait_for(
-                lambda: not any(map(alive, [worker, *below])),  # noqa: B023 - called at once
+                lambda: not any(map(alive, ending)),  # noqa: B023 - called at once
                 seconds=10,
                 what=f"the end of the worker and its server in {phase!r}",
                 explain=scene.explain,
@@ -311,3 +313,71 @@ def assert_reported(scene, signum, status, ended):
     assert ended.state == ("finished" if ended.phase == "stop" else "interrupted"), scene.explain("attempt not settled")
     assert ET.parse(report).getroot().find("testsuite") is not None
     report.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [4])
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
+    with scene.started("-n2", "--junitxml=report.xml") as process:
+        attempt = scene.await_phase("first batch", process, beyond=0)
+        process.send_signal(signum)
+        scene.said += " first batch"
+        status = process.wait(timeout=10)
+        scene.assert_nothing_left()
+    scene.assert_consistent()
+    (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
+    assert_reported(scene, signum, status, ended)
+    assert scene.finish() == 0, scene.explain("the next run")
+    scene.assert_complete()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_killed_at_any_moment_come_to_the_same_end_as_one_run(scene, seed, trials):
+    """SIGKILL after a random time, again and again, until a run gets to its end before."""
+    moments = random.Random(seed)
+    status, finished = None, {}
+    for _ in range(40):
+        with scene.started() as process:
+            try:
+                status = process.wait(timeout=moments.uniform(0.3, 5))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            scene.said += f" ({len(scene.attempts())} attempts)"
+            scene.assert_nothing_left()
+        scene.assert_consistent()
+        kept = {a.id: a for a in scene.attempts() if a.state == "finished"}
+        assert finished.items() <= kept.items(), scene.explain(f"finished trials changed: {finished}")
+        finished = kept
+        if status is not None:
+            break
+    assert status == 0, scene.explain(f"status {status}")
+    assert scene.outcomes() == {"passed": 1, "deployed": 3, "compliant": 6}
+    scene.assert_complete()
+    # A slot is tried again only when its last attempt came to nothing: what is finished is the last one.
+    for slot in {attempt.slot for attempt in scene.attempts()}:
+        states = [attempt.state for attempt in scene.attempts() if attempt.slot == slot]
+        assert (states[-1], states.count("finished")) == ("finished", 1), scene.explain(f"{slot}: {states}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [4])
+def test_two_runs_at_once_measure_each_trial_once(scene, trials):
+    with scene.started() as first:
+        wait_for(scene.attempts, what="a claim of the first run", explain=scene.explain)
+        with scene.started(output="second.txt") as second:
+            assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0), scene.explain("both end green")
+        scene.assert_nothing_left()
+    scene.assert_complete()
+    attempts = scene.attempts()
+    assert len(attempts) == 4, scene.explain("measured more than once")
+    assert len({attempt.run for attempt in attempts}) == 2, scene.explain("one run did all")
+    busy = sum(scene.output(name).count("SKIPPED (being") for name in ("output.txt", "second.txt"))
+    assert busy, scene.explain("they never met")
+    assert busy % 3 == 0, scene.explain(f"{busy} items of busy trials")  # a trial has three, which go together
+    assert scene.finish() == 0
+    assert scene.output().count("[recorded]") == 12
+    assert len(scene.attempts()) == 4
