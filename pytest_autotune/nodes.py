@@ -175,7 +175,8 @@ class Check(pytest.Function):
 class PlainErrors(pytest.Collector):
     """A collector whose errors of ours are one line each, without a traceback."""
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    # pytest's own collectors narrow the signature in the same way.
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         """Return the text of an error that says it all itself."""
         return str(excinfo.value) if isinstance(excinfo.value, AutotuneError) else super().repr_failure(excinfo)
 
@@ -310,7 +311,7 @@ def model_server(request: pytest.FixtureRequest) -> Server:
 
 
 def _node(request: pytest.FixtureRequest, fixture: str) -> Trial:
-    node = request.node.getparent(Trial)
+    node: Trial | None = request.node.getparent(Trial)
     if node is None:
         pytest.fail(
             f"the fixture {fixture!r} belongs to the checks of a suite: put the test into a file suite_*.py "

@@ -15,10 +15,12 @@ from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher,
 from pytest_autotune.stash import run_of, settings_of, summary_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pytest_autotune.results import Conclusion
+
+    Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 Outcome = Literal["passed", "failed", "skipped"]
 PHASES: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
@@ -60,7 +62,11 @@ def _end_on_signals(config: pytest.Config) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        config.add_cleanup(partial(signal.signal, signum, signal.signal(signum, interrupt)))
+        config.add_cleanup(partial(_restore, signum, signal.signal(signum, interrupt)))
+
+
+def _restore(signum: signal.Signals, handler: Handler) -> None:
+    signal.signal(signum, handler)
 
 
 def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
