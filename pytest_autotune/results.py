@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
+from pytest_autotune.files import file_name
 from pytest_autotune.gate import judge_gate
+from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.trial import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
     suite = plan.suite
     selection = select(_judge(run, plan, trial) for trial in history)
     environment = run.environment
-    now = datetime.now(UTC)
+    now = utc_now()
     best = selection.best
     return SuiteReport(
         suite=suite,

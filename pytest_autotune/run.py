@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.progress import Standing
+from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pytest
@@ -40,8 +41,8 @@ class Run:
         self.config = config
         self.settings = settings
         self.is_worker = run_id is not None
-        self.id = run_id or new_run_id(datetime.now(UTC))
-        self.started_at = datetime.now(UTC)
+        self.id = run_id or new_run_id(utc_now())
+        self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
         self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
