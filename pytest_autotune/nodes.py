@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.errors import AutotuneError, SloViolation
+from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
-from pytest_autotune.stash import run_of
+from pytest_autotune.stash import NOT_SEARCHED, run_of
 from pytest_autotune.trial import LiveTrial, NotRun
 from pytest_autotune.views import Batch, Limits
 
@@ -132,15 +132,16 @@ class BatchItem(TrialItem):
         self.describe(concurrency=self.level.concurrency)
         self.measured = measured = _measure(self.trial, self.level)
         self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(measured.record.metrics.items())]
+        if measured.verdict.status is Status.FAILED:
+            raise BenchmarkError(measured.verdict.reason)
 
     def runtest(self) -> None:
         """Assert every SLO of the suite."""
         assert self.measured is not None, "pytest sets an item up before it runs it"
         verdict = self.measured.verdict
-        self.user_properties.append(("autotune.outcome", str(verdict.status)))
-        self.user_properties.append(("autotune.reason", verdict.reason))
         if verdict.status is not Status.COMPLIANT:
             raise SloViolation(f"{verdict.reason}\n{explain(verdict)}")
+        self.user_properties.append(("autotune.outcome", "compliant"))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""
@@ -175,8 +176,7 @@ class Check(pytest.Function):
 class PlainErrors(pytest.Collector):
     """A collector whose errors of ours are one line each, without a traceback."""
 
-    # pytest's own collectors narrow the signature in the same way.
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:  # noqa: ARG002 - pytest's signature
         """Return the text of an error that says it all itself."""
         return str(excinfo.value) if isinstance(excinfo.value, AutotuneError) else super().repr_failure(excinfo)
 
@@ -220,14 +220,11 @@ class NotSearched(pytest.Item):
 
     def __init__(self, *, reason: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.reason = reason
-
-    def setup(self) -> None:
-        """Skip."""
-        pytest.skip(self.reason)
+        self.add_marker(pytest.mark.skip(reason=reason))
+        self.user_properties.append((NOT_SEARCHED, reason))
 
     def runtest(self) -> None:
-        """Never reached: setup skips."""
+        """Never reached: the mark skips."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""

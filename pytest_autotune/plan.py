@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines.validation import unknown_flags
@@ -55,7 +56,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
 def _slots(suite: Suite) -> Iterator[Slot]:
     """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
     if suite.search.strategy == "grid":
-        for index, configuration in enumerate(suite.configurations()):
+        for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):
             yield Slot(label(configuration), index, configuration, partial(_choose_fixed, configuration))
         return
     for index in range(suite.search.trials or DEFAULT_TRIALS):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_autotune.settings import Settings, add_options
-from pytest_autotune.stash import WORKER_RUN_ID, run_of, settings_key, settings_of, summary_key
+from pytest_autotune.stash import NOT_SEARCHED, WORKER_RUN_ID, run_of, settings_key, settings_of, summary_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -115,12 +115,19 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Note how the run ended."""
     if _is_searching_controller(session.config):
-        run_of(session.config).end(pytest.ExitCode(exitstatus).name.lower())
+        from pytest_autotune import searching
+
+        searching.end(session.config, pytest.ExitCode(exitstatus))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the result of each suite, or what to do to get one."""
-    lines = config.stash.get(summary_key, ())
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if isinstance(report, pytest.TestReport)]
+    reasons = [(report.nodeid.partition("::")[0], dict(report.user_properties).get(NOT_SEARCHED)) for report in skipped]
+    lines = [
+        *(f"{suite}: skipped: {reason}" for suite, reason in reasons if reason is not None),
+        *config.stash.get(summary_key, ()),
+    ]
     if lines:
         terminalreporter.section("autotune")
         for line in lines:

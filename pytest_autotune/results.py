@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
+from pytest_autotune.engines.requirements import environment_of
+from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
-from pytest_autotune.gate import judge_gate
+from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
@@ -22,8 +24,7 @@ from pytest_autotune.selection import judge_trial, select
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_autotune.gate import Gate
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.trial import Plan
@@ -44,25 +45,41 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     conclusions, reports = [], []
     width = shutil.get_terminal_size().columns
     for covered in run.store.suites_of_run(run.id):
-        plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-        history = run.store.history(plan.study)
-        report = _report(run, plan, history)
-        written = write_best(run.directory / file_name(plan.suite.name), report)
-        run.selected(plan, report.selection.best)
-        searched = plan.suite.search.strategy != "grid"
-        complete = searched or len(history) >= len(plan.slots)
-        conclusions.append(
-            Conclusion(
-                nodeid=covered.suite,
-                gate=report.gate,
-                lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-                partial="" if complete else f"{len(history)} of {len(plan.slots)} trials were run; the gate judges all",
-            )
-        )
+        try:
+            conclusion, report = _conclude(run, covered, width=width)
+        except (AutotuneError, OSError) as error:
+            conclusions.append(Conclusion(covered.suite, _not_concluded(error), lines=(), partial=""))
+            continue
+        conclusions.append(conclusion)
         reports.append(report)
     if run.settings.junit is not None:
+        run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
         write_junit(run.settings.junit, reports)
     return conclusions
+
+
+def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
+    plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
+    history = run.store.history(plan.study)
+    report = _report(run, plan, history)
+    written = write_best(run.directory / file_name(plan.suite.name), report)
+    run.selected(plan, report.selection.best)
+    finished = sum(trial.state == "finished" for trial in history)
+    # An adaptive search ends early when nothing is left to try: any part of it that was finished is judged.
+    complete = finished >= (len(plan.slots) if plan.suite.search.strategy == "grid" else 1)
+    conclusion = Conclusion(
+        nodeid=covered.suite,
+        gate=report.gate,
+        lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
+        partial="" if complete else f"{finished} of {len(plan.slots)} trials were finished; the gate judges all",
+    )
+    return conclusion, report
+
+
+def _not_concluded(error: Exception) -> Gate:
+    """What was measured is in the store, but nothing was selected from it: that must not be green."""
+    remedy = "What was measured is stored: mend this, and run the same command again."
+    return Gate((Rule("conclusion", False, f"The results could not be concluded: {error}. {remedy}"),))
 
 
 def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
@@ -96,9 +113,18 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
         deployments=sum(trial.run_id == run.id and trial.deploy_s is not None for trial in history),
         recorded=sum(trial.run_id != run.id for trial in history),
         address=None if best is None else _address(best.trial),
+        env=_server_env(plan),
         environment=environment,
         commit=str(environment.get("git", {}).get("revision", "")),
     )
+
+
+def _server_env(plan: Plan) -> dict[str, str]:
+    """The suite's environment with variables filled in; nothing when one of them is not set any more."""
+    try:
+        return environment_of(plan.suite)
+    except MissingRequirement:
+        return {}
 
 
 def _address(trial: TrialRecord) -> Address | None:

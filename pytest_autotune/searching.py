@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pytest_autotune.results import Conclusion
-
-    Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 Outcome = Literal["passed", "failed", "skipped"]
 PHASES: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
@@ -36,6 +35,7 @@ def begin(config: pytest.Config) -> None:
         return
     run = run_of(config)
     if run.is_worker:
+        run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
         return
     _end_on_signals(config)
@@ -62,10 +62,11 @@ def _end_on_signals(config: pytest.Config) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        config.add_cleanup(partial(_restore, signum, signal.signal(signum, interrupt)))
+        before = signal.signal(signum, interrupt)
+        config.add_cleanup(partial(_restore, signum, before))
 
 
-def _restore(signum: signal.Signals, handler: Handler) -> None:
+def _restore(signum: signal.Signals, handler: Callable[[int, FrameType | None], Any] | int | None) -> None:
     signal.signal(signum, handler)
 
 
@@ -114,6 +115,15 @@ def conclude(session: pytest.Session) -> None:
         _report_gate(session, conclusion)
     lines = [line for conclusion in conclusions for line in conclusion.lines]
     session.config.stash[summary_key] = (*session.config.stash.get(summary_key, ()), *lines)
+
+
+def end(config: pytest.Config, status: pytest.ExitCode) -> None:
+    """Note how the run ended; after an interrupt say that nothing is lost."""
+    run = run_of(config)
+    run.end(status.name.lower())
+    if status is pytest.ExitCode.INTERRUPTED and run.store.suites_of_run(run.id):
+        hint = "every batch that ended is stored; the same command continues with the trials that have no result yet"
+        config.stash[summary_key] = (*config.stash.get(summary_key, ()), hint)
 
 
 def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`
 
+NOT_SEARCHED = "autotune.not_searched"  # property of the report that stands for a suite: why it is not run
+
 settings_key = pytest.StashKey[Settings]()
 run_key = pytest.StashKey["Run"]()
 summary_key = pytest.StashKey[tuple[str, ...]]()  # lines for the end of the terminal output

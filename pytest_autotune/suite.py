@@ -102,6 +102,10 @@ class TimeoutsBlock(Block):
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )
 
+    def for_batch(self, load: LoadBlock) -> float:
+        """Return the deadline of one batch in seconds."""
+        return self.batch_s or load.warmup_s + load.duration_s + load.request_timeout_s + 30.0
+
 
 class Objective(Block):
     """`objective: maximize output_throughput_per_gpu`."""

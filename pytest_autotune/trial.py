@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
+from pytest_autotune.heartbeat import Heartbeat
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
@@ -117,7 +118,9 @@ class LiveTrial:
         self._server: Server | None = None
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
-        if self.recorded:
+        if not self.recorded:
+            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+        else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = _recorded_failure(self.record)
@@ -247,16 +250,23 @@ class LiveTrial:
             # other prompts for each level, so that no level finds its prompts in a prefix cache.
             seed=load.seed * 1_000_003 + level.concurrency,
         )
+        limit_s = self.plan.suite.timeouts.for_batch(load)
+        deadline = time.monotonic() + limit_s
+
+        def overdue() -> str | None:
+            late = time.monotonic() > deadline
+            return f"not finished within {limit_s:g} s (timeouts.batch)" if late else None
+
         try:
             measurement = self._bench.generator.run(
                 target,
                 level,
                 workload,
-                died=server.died,
+                died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
         except BenchmarkError as error:
-            record = self._lost_batch(level, started_at, error, server)
+            record = self._lost_batch(level, started_at, overdue() or str(error), server)
             samples: tuple[Sample, ...] = ()
         else:
             record = self._batch_record(measurement, started_at)
@@ -287,7 +297,7 @@ class LiveTrial:
             reason=saturated or "",
         )
 
-    def _lost_batch(self, level: Level, started_at: datetime, error: BenchmarkError, server: Server) -> BatchRecord:
+    def _lost_batch(self, level: Level, started_at: datetime, reason: str, server: Server) -> BatchRecord:
         cause = server.died()
         record = BatchRecord(
             level=level,
@@ -298,7 +308,7 @@ class LiveTrial:
             requests=0,
             window_s=0.0,
             started_at=started_at,
-            reason=str(error if cause is None else cause),
+            reason=reason if cause is None else str(cause),
             cause="" if cause is None else str(cause.kind),
         )
         if cause is not None:

@@ -1,63 +1,12 @@
-"""Every extension hook, used by one small plugin as a user would write it."""
+"""Every extension hook, used by one small plugin as a user would write it: the example of docs/hooks.md."""
 
+import inspect
 import json
 
-PLUGIN = '''\
-"""An engine, a deployer, a load generator, an objective and observers, all of the user's own."""
-import contextlib
-import json
-import sys
-from pathlib import Path
+from pytest_autotune import hooks
+from tests.documents import ROOT, blocks
 
-import pytest
-
-from pytest_autotune.deploy.local import LocalDeployer
-from pytest_autotune.engines.sim.engine import SimEngine
-from pytest_autotune.load.http import HttpLoad
-
-LOG = Path(__file__).with_name("calls.jsonl")
-
-def note(**facts):
-    with LOG.open("a") as file:
-        file.write(json.dumps(facts) + "\\n")
-
-class Mine(SimEngine):
-    name = "mine"
-
-class Noting(LocalDeployer):
-    @contextlib.contextmanager
-    def deploy(self, launch):
-        with super().deploy(launch) as server:
-            note(hook="deployer", configuration=dict(launch.configuration))
-            yield server
-
-class Gentle(HttpLoad):
-    def run(self, target, level, workload, **keywords):
-        note(hook="load_generator", level=level.concurrency)
-        return super().run(target, level, workload, **keywords)
-
-def pytest_autotune_engine(name):
-    return Mine() if name == "mine" else None
-
-def pytest_autotune_deployer(name):
-    return Noting() if name == "local" else None
-
-def pytest_autotune_load_generator(suite):
-    return Gentle()
-
-def pytest_autotune_objective(suite, batches):
-    note(hook="objective", batches=len(batches))
-    return -min(batch.record.metrics["ttft.mean"] for batch in batches)
-
-def pytest_autotune_suite_loaded(config, suite):
-    note(hook="suite_loaded", suite=suite.name)
-
-def pytest_autotune_trial_finished(config, suite, trial):
-    note(hook="trial_finished", slot=trial.slot, status=trial.status)
-
-def pytest_autotune_selected(config, suite, best):
-    note(hook="selected", best=dict(best.trial.configuration))
-'''
+(PLUGIN,) = blocks(ROOT / "docs" / "hooks.md", "python")
 
 
 def test_a_plugin_can_replace_engine_deployer_load_and_objective_and_hears_of_results(project):
@@ -87,3 +36,25 @@ def test_a_suite_can_be_refused_by_a_hook(project):
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*quick.yaml: this team tunes on Mondays only"])
     assert "Traceback" not in result.stdout.str()
+
+
+def test_results_that_cannot_be_concluded_fail_the_gate_and_keep_what_was_measured(project):
+    project.pytester.makeconftest(
+        "def pytest_autotune_selected(config, suite, best):\n    raise OSError(28, 'No space left on device')\n"
+    )
+    project.suite()
+    result = project.run("suites", "--autotune")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["conclusion: The results could not be concluded: *No space left on device*"])
+    assert "Traceback" not in result.stdout.str()
+    with project.store() as store:
+        (run,) = store.runs()
+        assert {trial.state for trial in store.trials_of_run(run.id)} == {"finished"}
+
+
+def test_every_hook_is_in_the_table_of_the_documentation_with_its_arguments():
+    documented = (ROOT / "docs" / "hooks.md").read_text()
+    for name, hook in inspect.getmembers(hooks, inspect.isfunction):
+        arguments = ", ".join(inspect.signature(hook).parameters)
+        assert f"| `{name}({arguments})` |" in documented
+        assert f"def {name}({arguments}):" in PLUGIN

@@ -126,6 +126,7 @@ def test_tables_keep_to_the_width_of_the_terminal(width):
 def test_verbose_adds_what_every_trial_missed():
     verbose = text(report(DEFAULTS, BEST, VIOLATING), verbose=True)
     assert verbose.count("batches compliant\n") == 3
+    assert "\n\n  engine defaults:\n  [slo] " in verbose
     assert text(report(DEFAULTS, BEST, VIOLATING)).count("batches compliant\n") == 1
 
 

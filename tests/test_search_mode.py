@@ -53,6 +53,27 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     assert cases["suites.quick.yaml.gate"].find("failure") is None
 
 
+def test_best_script_exports_the_environment_as_the_server_had_it(project, monkeypatch):
+    monkeypatch.setenv("PLACE", "/models")
+    monkeypatch.setenv("MY_TOKEN", "S3CRET-value")
+    suite = project.suite().read_text().replace("[2, 64]", "[64]").replace("engine: sim", "engine: command")
+    suite = suite.replace("gpu: H100, time-scale: 0.2, max-model-len: 4096", "gpu: H100, time-scale: 0.2")
+    suite += "env: {HF_HOME: '${PLACE}/hub', HF_TOKEN: '${MY_TOKEN}', NOTE: 'with ${MY_TOKEN}'}\n"
+    suite += "command: [env, API_KEY=sesame, '{python}', -m, pytest_autotune.engines.sim, --model, llama-3.1-8b, --host, '{host}', --port, '{port}'"
+    suite += ", --served-model-name, '{model_name}', '{flags}']\n"
+    project.suite(suite)
+    result = project.run("suites", "--autotune")
+    assert result.ret == 0, result.stdout.str()
+    (script,) = (project.path / ".autotune").glob("*/quick/best.sh")
+    text = script.read_text()
+    assert "export HF_HOME=/models/hub\n" in text
+    for name in ("HF_TOKEN", "NOTE", "API_KEY"):
+        assert f"${{{name}:?set {name}}}" in text
+    assert "***" not in text
+    for path in (project.path / ".autotune").rglob("*"):
+        assert not path.is_file() or b"S3CRET" not in path.read_bytes()
+
+
 def test_slo_lines_say_what_complies_and_what_does_not(project):
     project.suite()
     output = project.run("suites", "--autotune", "-v").stdout.str()
@@ -98,7 +119,12 @@ def test_without_autotune_suites_are_skipped_with_one_line_that_says_what_to_do(
     result = project.run("suites", "-rs")
     assert result.ret == 0
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*no recorded best*pytest suites/quick.yaml --autotune*"])
+    result.stdout.fnmatch_lines(
+        [
+            "suites/quick.yaml: skipped: no recorded best*pytest suites/quick.yaml --autotune",
+            "SKIPPED [[]1[]] suites/quick.yaml: no recorded best*pytest suites/quick.yaml --autotune",
+        ]
+    )
     assert not (project.path / ".autotune").exists()
 
 
@@ -134,7 +160,51 @@ def test_one_selected_batch_is_measured_without_its_deploy_item_and_judges_no_ga
     result = project.run("suites/quick.yaml::max-num-seqs:64::c1", "--autotune", "-v")
     assert result.ret == 0
     assert result.parseoutcomes()["compliant"] == 1
-    result.stdout.fnmatch_lines(["*gate SKIPPED*1 of 2 trials*"])
+    result.stdout.fnmatch_lines(["*gate SKIPPED*0 of 2 trials were finished*"])
+
+
+def test_one_batch_of_every_trial_judges_no_gate(project):
+    project.suite()
+    result = project.run("suites", "--autotune", "-v", "-k", "c1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*gate SKIPPED*0 of 2 trials*"])
+
+
+def test_a_suite_that_cannot_run_here_says_why_without_being_asked(project):
+    project.suite()
+    project.suite(
+        "name: other\nengine: command\nmodel: /nowhere\ncommand: [no-such-server, '{model}', '{port}']\n", "other.yaml"
+    )
+    result = project.run("suites", "--autotune", "-k", "preflight")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["suites/other.yaml: skipped: command: no such executable: no-such-server; model: *"])
+
+
+def test_a_broken_suite_is_one_line_without_a_traceback(project):
+    project.suite(project.suite().read_text().replace("objective:", "objectiv:"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 2
+    lines = result.outlines
+    told = next(number for number, line in enumerate(lines) if "ERROR collecting suites/quick.yaml" in line)
+    assert lines[told + 1].endswith("quick.yaml:11: objectiv: unknown key (did you mean 'objective'?)")
+    assert lines[told + 2].startswith("===")
+
+
+def test_a_grid_stops_after_so_many_trials(project):
+    project.suite(project.suite().read_text().replace("defaults: false", "defaults: true, trials: 2"))
+    result = project.run("suites", "--autotune", "--collect-only", "-q", "-k", "deploy")
+    trials = [line.split("::")[1] for line in result.outlines if "::" in line]
+    assert trials == ["defaults", "max-num-seqs:2"]
+
+
+def test_a_batch_has_a_deadline(project):
+    text = project.suite().read_text()
+    text = text.replace("max-model-len: 4096", "max-model-len: 4096, fault: [hang-after-headers=0.5]")
+    project.suite(text.replace("timeouts: {", "timeouts: {batch: 2s, "))
+    result = project.run("suites/quick.yaml::max-num-seqs:64::c1", "--autotune", "-v")
+    assert result.ret == 1
+    assert result.parseoutcomes()["errors"] == 1
+    result.stdout.fnmatch_lines(["*not finished within 2 s (timeouts.batch)*"])
 
 
 def test_reruns_are_refused(project):
@@ -165,3 +235,25 @@ search: {defaults: false}
     assert "the disk is on fire" in output
     assert "Traceback" not in output
     assert "gate" not in output
+
+
+def test_a_run_has_a_log_of_its_own_and_each_trial_its_servers(project):
+    project.suite()
+    assert project.run("suites", "--autotune").ret == 0
+    (run,) = (path for path in (project.path / ".autotune").iterdir() if path.is_dir())
+    logged = (run / "run.log").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO .*quick max-num-seqs:2 start", logged, re.MULTILINE)
+    assert "[slo] 1/2 batches compliant" in logged
+    servers = sorted(run.glob("quick/*/server.log"))
+    assert [path.parent.name for path in servers] == ["max-num-seqs_2", "max-num-seqs_64"]
+    assert ['"max-num-seqs": 2' in path.read_text() for path in servers] == [True, False]
+
+
+def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(project):
+    suite = project.suite()
+    text = suite.read_text().replace("timeouts: {stop: 1s}", "timeouts: {stop: 1s, batch: 300ms}")
+    suite.write_text(text.replace("max-num-seqs: [2, 64]", "max-num-seqs: [64]"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 1
+    assert result.parseoutcomes()["errors"] == 2
+    result.stdout.fnmatch_lines(["not finished within 0.3 s (timeouts.batch)"])
