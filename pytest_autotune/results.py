@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
@@ -22,7 +23,7 @@ from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
@@ -115,6 +116,7 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
         address=None if best is None else _address(best.trial),
         env=_server_env(plan),
         environment=environment,
+        gpu=_gpus(environment),
         commit=str(environment.get("git", {}).get("revision", "")),
     )
 
@@ -125,6 +127,12 @@ def _server_env(plan: Plan) -> dict[str, str]:
         return environment_of(plan.suite)
     except MissingRequirement:
         return {}
+
+
+def _gpus(environment: Mapping[str, Any]) -> str:
+    """Name this machine's GPUs, e.g. ``8 x NVIDIA H100 80GB HBM3``; empty without any."""
+    counted = Counter(str(gpu["name"]) for gpu in environment.get("hardware", {}).get("gpus", ()))
+    return ", ".join(f"{number} x {name}" for name, number in counted.items())
 
 
 def _address(trial: TrialRecord) -> Address | None:

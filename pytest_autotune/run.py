@@ -127,7 +127,7 @@ class Run:
     def plan(self, path: Path, *, nodeid: str) -> Plan:
         """Load the suite at `path` and make its plan, once per process."""
         from pytest_autotune.plan import make_plan
-        from pytest_autotune.suite import load_suite
+        from pytest_autotune.suite_file import load_suite
 
         if nodeid not in self._plans:
             suite = load_suite(path)
