@@ -168,7 +168,7 @@ class Run:
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
         """Return a recorded trial with the metrics that the suite needs now: anew if its limits were others then."""
-        from pytest_autotune.trial import restate
+        from pytest_autotune.recorded import restate
 
         limits = plan.suite.document()["slo"]
         if trial.run_id not in self._limits:

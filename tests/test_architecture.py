@@ -20,7 +20,7 @@ LAYERS = [
     {"search", "selection", "gate"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
     {"reporting"},
-    {"trial", "plan", "views", "progress", "results", "run"},
+    {"recorded", "trial", "plan", "views", "progress", "results", "run"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},
     {"plugin", "__main__", "__init__"},
 ]

@@ -257,3 +257,34 @@ def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(pro
     assert result.ret == 1
     assert result.parseoutcomes()["errors"] == 2
     result.stdout.fnmatch_lines(["not finished within 0.3 s (timeouts.batch)"])
+
+
+BUSY_CLIENT = """\
+from dataclasses import replace
+
+from pytest_autotune.load.http import HttpLoad
+
+class Busy(HttpLoad):
+    runs = 0
+
+    def run(self, target, level, workload, **keywords):
+        measurement = super().run(target, level, workload, **keywords)
+        Busy.runs += 1
+        told = "client saturated: its event loop ran late" if Busy.runs <= {busy} else None
+        return replace(measurement, client=replace(measurement.client, saturated=told))
+
+def pytest_autotune_load_generator(suite):
+    return Busy()
+"""
+
+
+@pytest.mark.parametrize(("busy", "errors"), [(1, 0), (2, 1)], ids=["a busy moment", "a client that is too slow"])
+def test_a_batch_with_a_saturated_client_is_measured_once_more_before_it_is_an_error(project, busy, errors):
+    project.pytester.makeconftest(BUSY_CLIENT.format(busy=busy))
+    suite = project.suite()
+    suite.write_text(suite.read_text().replace("max-num-seqs: [2, 64]", "max-num-seqs: [64]"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == errors
+    assert result.parseoutcomes().get("errors", 0) == errors
+    (logged,) = (project.path / ".autotune").glob("*/run.log")
+    assert logged.read_text().count("concurrency=1 is measured once more: client saturated") == 1
