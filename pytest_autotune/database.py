@@ -13,8 +13,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from pytest_autotune.environment import mask_text
 from pytest_autotune.errors import StoreError
+from pytest_autotune.masking import mask_text
 from pytest_autotune.tables import STEPS, SchemaError, check_not_newer, schema_version, upgrade
 
 if TYPE_CHECKING:

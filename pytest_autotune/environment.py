@@ -1,20 +1,19 @@
-"""What a run ran on: software, hardware, revision, CI; and how secrets are kept out of every record."""
+"""What a run ran on: software, hardware, revision, CI."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import socket
 import subprocess
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+from pytest_autotune.masking import mask
 
-MASK = "***"
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 PACKAGES = (
     "pytest-autotune",
@@ -59,16 +58,6 @@ CI_VARIABLES = (
     "GIT_COMMIT",
 )
 
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where camelCase changes words
-_SECRET = re.compile(r"(?:key|secret|password|passwd|passphrase|credential)s?(?![a-z])|token$", re.IGNORECASE)
-# `long-prefill-token-threshold: 2048` counts tokens, `MY_TOKEN_PROD: hf_...` is one; `max_tokens` is neither.
-_TOKEN_WITHIN = re.compile(r"token(?![a-z])", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s@]+@", re.IGNORECASE)
-_QUERY_PASSWORD = re.compile(r"([?&;](?:password|passwd|token|api_?key|secret|sslpassword)=)[^&\s]+", re.IGNORECASE)
-_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
-_TOKEN = re.compile(r"\b(?:hf_|sk-|gh[pousr]_|glpat-)[A-Za-z0-9_-]{16,}")  # tell themselves by their form
-_FLAG = re.compile(r"(--?[a-z][\w.-]*)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
-
 
 def describe(directory: Path) -> dict[str, Any]:
     """Return the environment of a run whose suites are in `directory`, as JSON values without secrets.
@@ -84,52 +73,6 @@ def describe(directory: Path) -> dict[str, Any]:
         "git": _revision(directory),
         "ci": mask({name: os.environ[name] for name in CI_VARIABLES if os.environ.get(name)}),
     }
-
-
-def mask(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy in which the values of secret names, and passwords within URLs, are ``***``; at any depth."""
-    return {name: _masked(str(name), value) for name, value in mapping.items()}
-
-
-def mask_argv(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return a command line without secrets: ``--api-key X``, ``--api-key=X``, ``HF_TOKEN=X``, passwords in URLs."""
-    shown: list[str] = []
-    name = ""  # of the flag whose value comes next
-    for argument in argv:
-        if name and not argument.startswith("-"):
-            shown.append(_masked(name, argument))
-            name = ""
-            continue
-        flag = _FLAG.fullmatch(argument)
-        name = flag[1] if flag is not None and flag[2] is None else ""
-        left, equals, right = argument.partition("=")
-        assigned = bool(equals) and re.fullmatch(r"-{0,2}[\w.-]+", left) is not None
-        shown.append(f"{left}={_masked(left, right)}" if assigned else mask_text(argument))
-    return tuple(shown)
-
-
-def mask_text(text: str) -> str:
-    """Return `text` without passwords in URLs, credentials of HTTP headers, and tokens of known form."""
-    text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
-    text = _QUERY_PASSWORD.sub(rf"\1{MASK}", text)
-    return _TOKEN.sub(MASK, _AUTHORIZATION.sub(rf"\1 {MASK}", text))
-
-
-def _masked(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return mask(value)
-    if isinstance(value, list | tuple):
-        return [_masked(name, element) for element in value]
-    if not isinstance(value, str) or not value:
-        return value
-    return MASK if _secret(name, value) else mask_text(value)
-
-
-def _secret(name: str, value: str) -> bool:
-    words = _WORDS.sub("_", name)
-    if _SECRET.search(words):
-        return True
-    return _TOKEN_WITHIN.search(words) is not None and not value.replace(".", "", 1).isdigit()
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.errors import AutotuneError, SloViolation
+from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
@@ -131,16 +131,17 @@ class BatchItem(TrialItem):
         """Measure the batch, or read its record."""
         self.describe(concurrency=self.level.concurrency)
         self.measured = measured = _measure(self.trial, self.level)
-        self.user_properties += [(metric, _decimal(value)) for metric, value in sorted(measured.record.metrics.items())]
+        self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(measured.record.metrics.items())]
+        if measured.verdict.status is Status.FAILED:
+            raise BenchmarkError(measured.verdict.reason)
 
     def runtest(self) -> None:
         """Assert every SLO of the suite."""
         assert self.measured is not None, "pytest sets an item up before it runs it"
         verdict = self.measured.verdict
-        self.user_properties.append(("autotune.outcome", str(verdict.status)))
-        self.user_properties.append(("autotune.reason", verdict.reason))
         if verdict.status is not Status.COMPLIANT:
             raise SloViolation(f"{verdict.reason}\n{explain(verdict)}")
+        self.user_properties.append(("autotune.outcome", "compliant"))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""
@@ -175,7 +176,7 @@ class Check(pytest.Function):
 class PlainErrors(pytest.Collector):
     """A collector whose errors of ours are one line each, without a traceback."""
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:  # noqa: ARG002 - pytest's signature
         """Return the text of an error that says it all itself."""
         return str(excinfo.value) if isinstance(excinfo.value, AutotuneError) else super().repr_failure(excinfo)
 
@@ -272,7 +273,7 @@ def _markable(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _decimal(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
@@ -307,7 +308,7 @@ def model_server(request: pytest.FixtureRequest) -> Server:
 
 
 def _node(request: pytest.FixtureRequest, fixture: str) -> Trial:
-    node = request.node.getparent(Trial)
+    node: Trial | None = request.node.getparent(Trial)
     if node is None:
         pytest.fail(
             f"the fixture {fixture!r} belongs to the checks of a suite: put the test into a file suite_*.py "

@@ -28,9 +28,9 @@ def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException |
         report.longrepr = (str(item.path), 1, report.longrepr[2])
         return
     if isinstance(error, Infeasible):
-        _find(report, "infeasible", error.reason)
+        _find(report, item, category="infeasible", reason=error.reason)
     elif isinstance(error, AssertionError):
-        _find(report, "violating", str(error).partition("\n")[0] or "assertion failed")
+        _find(report, item, category="violating", reason=str(error).partition("\n")[0] or "assertion failed")
     elif isinstance(error, AutotuneError):
         report.longrepr = str(error)
     if isinstance(error, DeployError) and error.log_tail:
@@ -39,12 +39,13 @@ def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException |
         report.sections.append(("limits", str(error).partition("\n")[2]))
 
 
-def _find(report: Any, category: str, reason: str) -> None:
+def _find(report: Any, item: pytest.Item, *, category: str, reason: str) -> None:
     """Turn a failed report into a finding: expected in a search, so it neither fails nor stops the run."""
     report.outcome = "skipped"
     report.wasxfail = reason
-    report.user_properties.append(("autotune.outcome", category))
-    report.user_properties.append(("autotune.reason", reason))
+    properties = [("autotune.outcome", category), ("autotune.reason", reason)]
+    report.user_properties += properties  # of this phase, for the status word
+    item.user_properties += properties  # of the phases to come: JUnit takes those of the last
 
 
 def status(report: pytest.TestReport) -> Markup | None:

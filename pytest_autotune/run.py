@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.progress import Standing
+from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pytest
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Bench, LiveTrial, Plan
 
+log = logging.getLogger(__name__)
+
 
 class Run:
     """This process's part in a run: the controller's, or an xdist worker's. Closed when pytest unconfigures.
@@ -40,8 +45,8 @@ class Run:
         self.config = config
         self.settings = settings
         self.is_worker = run_id is not None
-        self.id = run_id or new_run_id(datetime.now(UTC))
-        self.started_at = datetime.now(UTC)
+        self.id = run_id or new_run_id(utc_now())
+        self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
         self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
@@ -59,7 +64,6 @@ class Run:
         from pytest_autotune.deploy.leftovers import owner_alive
         from pytest_autotune.store import Store
 
-        _make_output(self.settings.output)
         return self._resources.enter_context(Store(self.settings.store_url, alive=owner_alive))
 
     @cached_property
@@ -80,11 +84,26 @@ class Run:
         """On the controller: open the store, note the run, sweep what dead runs left; say what was swept."""
         from pytest_autotune.deploy.leftovers import sweep
 
+        _make_output(self.settings.output)
+        self.open_log("run")
         self.store.migrate()
         self.store.begin_run(
             self.id, started_at=self.started_at, environment=self.environment, arguments=tuple(arguments)
         )
         return sweep()
+
+    def open_log(self, name: str) -> None:
+        """Write what this process does to a log of the run, apart from the servers' logs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.directory / f"{name}.log", encoding="utf-8")
+        handler.setFormatter(UtcFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("pytest_autotune")
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        self._resources.callback(handler.close)
+        self._resources.callback(logger.removeHandler, handler)
+        self._resources.callback(logger.setLevel, level)
 
     def end(self, outcome: str) -> None:
         """On the controller: note how the run ended."""
@@ -108,7 +127,7 @@ class Run:
     def plan(self, path: Path, *, nodeid: str) -> Plan:
         """Load the suite at `path` and make its plan, once per process."""
         from pytest_autotune.plan import make_plan
-        from pytest_autotune.suite import load_suite
+        from pytest_autotune.suite_file import load_suite
 
         if nodeid not in self._plans:
             suite = load_suite(path)
@@ -161,6 +180,8 @@ class Run:
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
+        if progress is None:
+            log.info("%s %s %s", live.plan.suite.name, live.slot.name, phase)
         if self.reporter is None:
             return
         if self._standing is None or self._standing.trial is not live:
@@ -207,6 +228,14 @@ class Run:
         from pytest_autotune.load.http import HttpLoad
 
         return HttpLoad()
+
+
+class UtcFormatter(logging.Formatter):
+    """Log lines with UTC times, so that logs of several machines can be laid side by side."""
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+    converter = staticmethod(time.gmtime)
 
 
 def new_run_id(now: datetime) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 
-class TrialScheduling(LoadScopeScheduling):
+class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """Hand out one trial (``suite.yaml::trial-003``) at a time.
 
     xdist 3.8 queues everything again that a dead worker ever ran and can then deadlock

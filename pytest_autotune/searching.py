@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -15,7 +16,7 @@ from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher,
 from pytest_autotune.stash import run_of, settings_of, summary_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pytest_autotune.results import Conclusion
@@ -34,6 +35,7 @@ def begin(config: pytest.Config) -> None:
         return
     run = run_of(config)
     if run.is_worker:
+        run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
         return
     _end_on_signals(config)
@@ -60,7 +62,12 @@ def _end_on_signals(config: pytest.Config) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        config.add_cleanup(partial(signal.signal, signum, signal.signal(signum, interrupt)))
+        before = signal.signal(signum, interrupt)
+        config.add_cleanup(partial(_restore, signum, before))
+
+
+def _restore(signum: signal.Signals, handler: Callable[[int, FrameType | None], Any] | int | None) -> None:
+    signal.signal(signum, handler)
 
 
 def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from sqlalchemy import func, insert, select, update
 
 from pytest_autotune.database import Database
-from pytest_autotune.environment import mask, mask_argv
 from pytest_autotune.errors import StoreError
+from pytest_autotune.masking import mask, mask_argv, mask_text
 from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
@@ -204,9 +204,9 @@ class Store:
                 requests=batch.requests,
                 window_s=batch.window_s,
                 started_at=batch.started_at,
-                reason=batch.reason,
+                reason=mask_text(batch.reason),
                 cause=batch.cause,
-                failed_checks=list(batch.failed_checks),
+                failed_checks=[mask_text(check) for check in batch.failed_checks],
             )
             key = connection.execute(new.returning(batches.c.id)).scalar_one()
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
@@ -216,13 +216,14 @@ class Store:
         with self._database.write() as connection:
             of_batch = (batches.c.trial_id == trial) & (batches.c.level == level.name)
             failed = connection.execute(select(batches.c.failed_checks).where(of_batch)).scalar_one()
-            connection.execute(update(batches).where(of_batch).values(failed_checks=[*failed, f"{name}: {problem}"]))
+            told = mask_text(f"{name}: {problem}")
+            connection.execute(update(batches).where(of_batch).values(failed_checks=[*failed, told]))
 
     def finish(self, trial: int, *, status: Status, reason: str = "", cause: str = "", elapsed_s: float) -> None:
         """Close a trial with its verdict: from now on it counts, and its slot is never measured again."""
         with self._database.write() as connection:
-            values = {"status": str(status), "reason": reason, "cause": cause, "elapsed_s": elapsed_s}
-            if not self._end(connection, trial, state="finished", **values):
+            values = {"status": str(status), "cause": cause, "elapsed_s": elapsed_s}
+            if not self._end(connection, trial, state="finished", reason=reason, **values):
                 raise _refusal(connection, trial)
 
     def release(self, trial: int, *, reason: str) -> None:
@@ -240,7 +241,7 @@ class Store:
 
     def set_progress(self, run_id: str, owner: str, text: str) -> None:
         """Say what a process of the run is doing; its last text replaces the one before."""
-        values = {"text": text, "at": self._clock()}
+        values = {"text": mask_text(text), "at": self._clock()}
         with self._database.write(durable=False) as connection:
             own = update(progress).where(progress.c.run_id == run_id, progress.c.owner == owner).values(values)
             if connection.execute(own).rowcount == 0:
@@ -295,10 +296,6 @@ class Store:
             rows = connection.execute(select(suites).where(suites.c.run_id == run_id).order_by(suites.c.suite))
             return tuple(SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows)
 
-    def studies_of_run(self, run_id: str) -> tuple[str, ...]:
-        """Return the study keys of the suites that a run covered, each once."""
-        return tuple(dict.fromkeys(suite.study for suite in self.suites_of_run(run_id)))
-
     def _lives(self, trial: Row[Any]) -> bool:
         alive = None if self._alive is None else self._alive(trial.owner)
         return self._clock() - trial.heartbeat_at <= HEARTBEAT_LIMIT if alive is None else alive
@@ -308,8 +305,9 @@ class Store:
         own = update(trials).where(trials.c.id == trial, trials.c.state == "running")
         return connection.execute(own.values(heartbeat_at=self._clock(), **values)).rowcount == 1
 
-    def _end(self, connection: Connection, trial: int, *, state: str, **values: Any) -> bool:
-        return self._touch(connection, trial, state=state, ended_at=self._clock(), **values)
+    def _end(self, connection: Connection, trial: int, *, state: str, reason: str, **values: Any) -> bool:
+        now = self._clock()
+        return self._touch(connection, trial, state=state, reason=mask_text(reason), ended_at=now, **values)
 
 
 def _refusal(connection: Connection, trial: int) -> StoreError:

@@ -6,18 +6,19 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.files import file_name
 from pytest_autotune.heartbeat import Heartbeat
-from pytest_autotune.records import BatchRecord
+from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
 from pytest_autotune.statistics import measured, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
@@ -230,7 +231,7 @@ class LiveTrial:
 
         abilities, load = self.plan.engine.abilities, self.plan.suite.load
         server = self.server()
-        started_at = datetime.now(UTC)
+        started_at = utc_now()
         target = Target(
             url=server.url,
             model=server.model_name,
@@ -378,11 +379,6 @@ def _recorded_failure(record: TrialRecord) -> DeployError | None:
 
 def _failed(record: BatchRecord) -> BenchmarkError:
     return (BenchmarkError if record.client is None else ClientSaturated)(record.reason)
-
-
-def file_name(text: str) -> str:
-    """Keep letters, digits, dots and a few signs; node names have colons, which some file systems refuse."""
-    return "".join(c if c.isalnum() or c in "-_.," else "_" for c in text)[:120]
 
 
 def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:

@@ -23,7 +23,8 @@ run, directory, mode, *behaviour = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 owner = leftovers.owner_id(run)
 if mode != "sweepable":
-    owner = str(leftovers.parse_owner(owner)._replace(pid_namespace=1))
+    owner = leftovers.parse_owner(owner)
+    owner = str(owner._replace(place=owner.place._replace(pid_namespace=1)))
 launch = make_launch(Path(directory) / "server.log", *behaviour, owner=owner, stop_s=0.5)
 with LocalDeployer().deploy(launch) as server:
     copy = 0

@@ -131,7 +131,7 @@ def test_a_sweep_takes_descendants_without_the_tag_and_waits_for_the_guard(owner
 
 def test_a_sweep_of_a_process_below_a_dead_owner_spares_itself(tmp_path):
     run = f"sweeper-{os.getpid()}-{time.monotonic_ns()}"
-    dead = leftovers.Owner(run, 2**22 + 1, 1, leftovers.parse_owner(leftovers.owner_id(run)).pid_namespace)
+    dead = leftovers.Owner(run, 2**22 + 1, 1, leftovers.this_place())
     code = "from pytest_autotune.deploy import leftovers; print(*leftovers.sweep())"
     env = {**os.environ, leftovers.OWNER: str(dead), leftovers.GUARD: "1.1"}
     child = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -144,12 +144,51 @@ def test_a_sweep_of_a_process_below_a_dead_owner_spares_itself(tmp_path):
         pytest.param({}, True, id="this process"),
         pytest.param({"start": 1}, False, id="same pid, other process"),
         pytest.param({"pid": 2**22 + 1}, False, id="no such pid"),
-        pytest.param({"pid_namespace": 1}, None, id="another container"),
+        pytest.param({"place": leftovers.this_place()._replace(pid_namespace=1)}, None, id="another container"),
+        pytest.param({"place": leftovers.this_place()._replace(boot=1, machine=1)}, None, id="another machine"),
+        pytest.param({"place": leftovers.this_place()._replace(boot=0)}, None, id="unknown boot"),
     ],
 )
 def test_an_owner_is_alive(change, expected):
     owner = leftovers.parse_owner(leftovers.owner_id("run"))
     assert leftovers.owner_alive(str(owner._replace(**change))) is expected
+
+
+HOST = leftovers.Place(pid_namespace=0xEFFFFFFC, boot=7, machine=9)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({}, True, id="this boot"),
+        pytest.param({"machine": 8}, True, id="this boot under another host name"),
+        pytest.param({"boot": 6}, False, id="an earlier boot of this machine"),
+        pytest.param({"machine": 8, "boot": 6}, None, id="another machine"),
+        pytest.param({"machine": 0, "boot": 6}, None, id="a machine without an id"),
+        pytest.param({"pid_namespace": 4026532000}, None, id="a container of this machine"),
+        pytest.param({"pid_namespace": 4026532000, "boot": 6}, None, id="a container elsewhere, of a like image"),
+        pytest.param({"boot": 0}, None, id="unknown boot"),
+    ],
+)
+def test_an_owner_of_another_machine_is_not_known_to_be_dead(change, expected):
+    owner = leftovers.parse_owner(leftovers.owner_id("run"))
+    assert leftovers.owner_alive(str(owner._replace(place=HOST._replace(**change))), here=HOST) is expected
+
+
+@pytest.mark.parametrize("unknown", ["boot", "machine"])
+def test_what_cannot_be_read_of_this_machine_proves_no_death(unknown):
+    owner = leftovers.parse_owner(leftovers.owner_id("run"))._replace(place=HOST._replace(boot=6))
+    here = HOST._replace(**{unknown: 0})
+    assert leftovers.owner_alive(str(owner), here=here) is None
+    container = HOST._replace(pid_namespace=4026532000)
+    assert leftovers.owner_alive(str(owner._replace(place=container)), here=container._replace(boot=6)) is None
+
+
+def test_the_place_is_the_same_in_each_process_of_this_machine():
+    code = "from pytest_autotune.deploy import leftovers; print(*leftovers.this_place())"
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == list(map(str, leftovers.this_place()))
+    assert leftovers.this_place().boot
 
 
 def test_a_dead_owner_that_nobody_has_waited_for_is_dead():
@@ -163,14 +202,26 @@ def test_a_dead_owner_that_nobody_has_waited_for_is_dead():
     child.wait()
 
 
-@given(st.text(), st.integers(0), st.integers(0), st.integers(0))
-def test_an_owner_string_reads_back(run_id, pid, start, namespace):
-    owner = leftovers.Owner(run_id, pid, start, namespace)
+@given(st.text(), *[st.integers(0)] * 5)
+def test_an_owner_string_reads_back(run_id, pid, start, namespace, boot, machine):
+    owner = leftovers.Owner(run_id, pid, start, leftovers.Place(namespace, boot, machine))
     assert leftovers.parse_owner(str(owner)) == owner
 
 
 @pytest.mark.parametrize(
-    "text", ["", "run", "run/1", "run/1.2", "run/1.2.x", "1.2.3", "run/1.2.3.4", "run/-1.2.3", "run/².1.1"]
+    "text",
+    [
+        "",
+        "run",
+        "run/1",
+        "run/1.2",
+        "run/1.2.x",
+        "1.2.3",
+        "run/1.2.3",
+        "run/1.2.3.4.5.6",
+        "run/-1.2.3.4.5",
+        "run/².1.1.1.1",
+    ],
 )
 def test_other_strings_are_no_owners_and_never_swept(text):
     assert leftovers.parse_owner(text) is None

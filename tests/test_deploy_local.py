@@ -314,22 +314,6 @@ def test_the_server_sees_the_environment_of_the_suite_but_not_of_the_test_run(de
     assert "PYTEST_CURRENT_TEST" in os.environ
 
 
-@pytest.mark.parametrize(
-    ("argv", "shown"),
-    [
-        pytest.param(
-            ("s", "--api-key", "abc", "--port", "1"), ("s", "--api-key", "***", "--port", "1"), id="two elements"
-        ),
-        pytest.param(("s", "--hf-token=abc"), ("s", "--hf-token=***"), id="one element"),
-        pytest.param(("s", "--api_key", "--port"), ("s", "--api_key", "--port"), id="no value"),
-        pytest.param(("s", "--max-num-batched-tokens", "64"), ("s", "--max-num-batched-tokens", "64"), id="tokens"),
-        pytest.param(("s", "--tokenizer=x"), ("s", "--tokenizer=x"), id="tokenizer"),
-    ],
-)
-def test_secrets_are_masked(argv, shown):
-    assert local._masked(argv) == shown
-
-
 def test_a_log_that_cannot_be_written_is_one_clear_error(run, tmp_path):
     launch = make_launch(tmp_path / "missing" / "server.log", owner=leftovers.owner_id(run))
     with (

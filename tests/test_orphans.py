@@ -98,7 +98,7 @@ def test_nothing_is_left_and_the_run_goes_on(project, victim, signum, phase, req
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads here
         )
     try:
         wait_for(lambda: servers(tag) if phase == "start" else query(database, PHASES[phase]), seconds=60, what=phase)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_file import load_suite
 from tests.documents import DOCUMENTS, ROOT, blocks, commands
 
 README = (ROOT / "README.md").read_text()

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.files import write_atomically
 from pytest_autotune.reporting.command import one_line, stable_words
-from pytest_autotune.reporting.export import best_script, write_atomically, write_best
+from pytest_autotune.reporting.export import best_script, write_best
+from pytest_autotune.store import Store
 from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 ECHO = ("/usr/bin/printf", "%s\\0")
@@ -140,6 +142,35 @@ def test_the_script_starts_the_server_at_a_stable_address_under_the_models_own_n
     expected[expected.index("127.0.0.1")] = "0.0.0.0"
     assert run(text, tmp_path, API_KEY="mine", PORT="9001", HOST="0.0.0.0") == expected
     assert "set API_KEY" in run(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "started"),
+    [
+        pytest.param(["--api-key", "S3CRET"], {"API_KEY": "mine"}, ["--api-key", "mine"], id="two elements"),
+        pytest.param(["--hf-token=S3CRET"], {"HF_TOKEN": "mine"}, ["--hf-token=mine"], id="one element"),
+        pytest.param(["HF_TOKEN=S3CRET"], {"HF_TOKEN": "mine"}, ["HF_TOKEN=mine"], id="variable"),
+        pytest.param(["--url", "http://a:S3CRET@h"], {"URL": "http://me@h"}, ["--url", "http://me@h"], id="URL"),
+        pytest.param(['--x={"api_key": "S3CRET"}'], {"X": "{}"}, ["--x={}"], id="JSON"),
+        pytest.param(["sk-" + "S3CRET" * 4], {"SECRET": "mine"}, ["mine"], id="by its form"),
+    ],
+)
+def test_a_secret_that_the_store_has_masked_is_asked_for(tmp_path, arguments, environment, started):
+    with Store(f"sqlite:///{tmp_path}/results.db") as store:
+        store.migrate()
+        store.begin_run("run", started_at=BEST.started_at, environment={}, arguments=())
+        claim = store.claim("run", "study", "slot", owner="run/1", fresh=False, choose=lambda _: {})
+        store.record_deployment(
+            claim.trial.id, argv=(*ECHO, *arguments), effective={}, gpus=0, deploy_s=1.0, server_log=""
+        )
+        argv = store.trial(claim.trial.id).argv
+    of = report(dataclasses.replace(BEST, argv=argv))
+    (variable,) = environment
+    for text in (script(of), one_line(of, argv)):
+        assert "S3CRET" not in text
+        assert "***" not in text
+        assert run(text, tmp_path, **environment) == started
+    assert f"set {variable}" in run(script(of), tmp_path)
 
 
 def test_a_secret_without_a_flag_is_asked_for_too(tmp_path):

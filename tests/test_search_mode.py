@@ -53,6 +53,27 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     assert cases["suites.quick.yaml.gate"].find("failure") is None
 
 
+def test_best_script_exports_the_environment_as_the_server_had_it(project, monkeypatch):
+    monkeypatch.setenv("PLACE", "/models")
+    monkeypatch.setenv("MY_TOKEN", "S3CRET-value")
+    suite = project.suite().read_text().replace("[2, 64]", "[64]").replace("engine: sim", "engine: command")
+    suite = suite.replace("gpu: H100, time-scale: 0.2, max-model-len: 4096", "gpu: H100, time-scale: 0.2")
+    suite += "env: {HF_HOME: '${PLACE}/hub', HF_TOKEN: '${MY_TOKEN}', NOTE: 'with ${MY_TOKEN}'}\n"
+    suite += "command: [env, API_KEY=sesame, '{python}', -m, pytest_autotune.engines.sim, --model, llama-3.1-8b, --host, '{host}', --port, '{port}'"
+    suite += ", --served-model-name, '{model_name}', '{flags}']\n"
+    project.suite(suite)
+    result = project.run("suites", "--autotune")
+    assert result.ret == 0, result.stdout.str()
+    (script,) = (project.path / ".autotune").glob("*/quick/best.sh")
+    text = script.read_text()
+    assert "export HF_HOME=/models/hub\n" in text
+    for name in ("HF_TOKEN", "NOTE", "API_KEY"):
+        assert f"${{{name}:?set {name}}}" in text
+    assert "***" not in text
+    for path in (project.path / ".autotune").rglob("*"):
+        assert not path.is_file() or b"S3CRET" not in path.read_bytes()
+
+
 def test_slo_lines_say_what_complies_and_what_does_not(project):
     project.suite()
     output = project.run("suites", "--autotune", "-v").stdout.str()
@@ -214,3 +235,25 @@ search: {defaults: false}
     assert "the disk is on fire" in output
     assert "Traceback" not in output
     assert "gate" not in output
+
+
+def test_a_run_has_a_log_of_its_own_and_each_trial_its_servers(project):
+    project.suite()
+    assert project.run("suites", "--autotune").ret == 0
+    (run,) = (path for path in (project.path / ".autotune").iterdir() if path.is_dir())
+    logged = (run / "run.log").read_text()
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO .*quick max-num-seqs:2 start", logged, re.MULTILINE)
+    assert "[slo] 1/2 batches compliant" in logged
+    servers = sorted(run.glob("quick/*/server.log"))
+    assert [path.parent.name for path in servers] == ["max-num-seqs_2", "max-num-seqs_64"]
+    assert ['"max-num-seqs": 2' in path.read_text() for path in servers] == [True, False]
+
+
+def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(project):
+    suite = project.suite()
+    text = suite.read_text().replace("timeouts: {stop: 1s}", "timeouts: {stop: 1s, batch: 300ms}")
+    suite.write_text(text.replace("max-num-seqs: [2, 64]", "max-num-seqs: [64]"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 1
+    assert result.parseoutcomes()["errors"] == 2
+    result.stdout.fnmatch_lines(["not finished within 0.3 s (timeouts.batch)"])

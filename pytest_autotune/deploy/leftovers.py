@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import re
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +22,31 @@ if TYPE_CHECKING:
 OWNER = "PYTEST_AUTOTUNE_OWNER"  # who started the server: see `owner_id`
 GUARD = "PYTEST_AUTOTUNE_GUARD"  # "<pid>.<start>" of the guard; the guard itself has only OWNER
 
+_BOOT_ID, _MACHINE_ID = Path("/proc/sys/kernel/random/boot_id"), Path("/etc/machine-id")
+_INITIAL_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of the kernel
+
 _PATIENCE_S = 10.0  # for processes to disappear after SIGKILL
 _GUARD_HEAD_START_S = 1.0  # a guard whose server was killed ends by itself, and reaps what carries no tag
+
+
+class Place(NamedTuple):
+    """Where a pid and a start mean one process, and no other."""
+
+    pid_namespace: int  # inode; that of the initial namespace is the same on every machine
+    boot: int  # of the kernel's random boot id; 0 when it cannot be read
+    machine: int  # stays over boots; 0 when the machine has no name of its own
+
+    def shares_pids_with(self, other: Place) -> bool:
+        """Say whether a pid means the same process in both; a machine may change its name meanwhile."""
+        return self.pid_namespace == other.pid_namespace and self.boot == other.boot != 0
+
+    def reboots_into(self, later: Place) -> bool:
+        """Say whether `later` is this very machine after another boot, so that nothing of this place lives.
+
+        Only outside containers: in one, machine id and host name are the image's, and other machines run it too.
+        """
+        outside = self.pid_namespace == later.pid_namespace == _INITIAL_NAMESPACE
+        return outside and self.machine == later.machine != 0 and 0 != self.boot != later.boot != 0
 
 
 class Owner(NamedTuple):
@@ -28,32 +55,40 @@ class Owner(NamedTuple):
     run_id: str
     pid: int
     start: int  # clock ticks since boot
-    pid_namespace: int
+    place: Place
 
     def __str__(self) -> str:
-        return f"{self.run_id}/{self.pid}.{self.start}.{self.pid_namespace}"
+        return f"{self.run_id}/{'.'.join(map(str, (self.pid, self.start, *self.place)))}"
 
 
 def owner_id(run_id: str) -> str:
-    """Return the owner string of this process: ``<run id>/<pid>.<start>.<pid namespace>``."""
+    """Return the owner string of this process: ``<run id>/<pid>.<start>.<pid namespace>.<boot>.<machine>``."""
     process = _guard.look_up(os.getpid())
     assert process is not None
-    return str(Owner(run_id, process.pid, process.start, _pid_namespace()))
+    return str(Owner(run_id, process.pid, process.start, this_place()))
 
 
 def parse_owner(text: str) -> Owner | None:
     """Read an owner string; None when it is not one."""
     run_id, slash, process = text.rpartition("/")
     fields = process.split(".")
-    if not slash or len(fields) != 3 or not all(field.isascii() and field.isdigit() for field in fields):
+    if not slash or len(fields) != 5 or not all(field.isascii() and field.isdigit() for field in fields):
         return None
-    return Owner(run_id, int(fields[0]), int(fields[1]), int(fields[2]))
+    pid, start, *place = map(int, fields)
+    return Owner(run_id, pid, start, Place(*place))
 
 
-def owner_alive(text: str) -> bool | None:
-    """Say whether the owner's process lives; None when that cannot be known (another container, or format)."""
-    owner = parse_owner(text)
-    if owner is None or owner.pid_namespace != _pid_namespace():
+def owner_alive(text: str, *, here: Place | None = None) -> bool | None:
+    """Say whether the owner's process lives; None when that cannot be known (other machine, container or format).
+
+    An owner of an earlier boot of this machine is dead. `here` is where we are, if not in `this_place`.
+    """
+    owner, here = parse_owner(text), here or this_place()
+    if owner is None:
+        return None
+    if owner.place.reboots_into(here):
+        return False
+    if not owner.place.shares_pids_with(here):
         return None
     process = _guard.look_up(owner.pid)
     return process is not None and process.start == owner.start and not process.zombie
@@ -62,8 +97,8 @@ def owner_alive(text: str) -> bool | None:
 def sweep() -> tuple[str, ...]:
     """Kill every process of this user whose owner is dead, and all their descendants; return one line for each.
 
-    Processes of living owners, of owners in other containers and of other users are not touched, nor is this process or
-    any that it descends from.
+    Processes of living owners, of owners on other machines or in other containers and of other users are not touched,
+    nor is this process or any that it descends from.
     """
     return _remove(lambda owner, _: owner_alive(owner) is False)
 
@@ -133,5 +168,27 @@ def _line_of_ancestors(table: dict[int, Process]) -> set[int]:
     return line
 
 
-def _pid_namespace() -> int:
-    return Path("/proc/self/ns/pid").stat().st_ino
+@functools.cache
+def this_place() -> Place:
+    """Return the place of this process, which it cannot leave."""
+    boot, machine = _hexadecimal(_BOOT_ID), _hexadecimal(_MACHINE_ID)
+    return Place(
+        pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
+        boot=_short(boot),
+        # The id alone is confidential, and clones of an installation share it.
+        machine=_short(machine and f"pytest-autotune {machine} {socket.gethostname()}"),
+    )
+
+
+def _hexadecimal(file: Path) -> str:
+    """Return the 128-bit id in a file; empty without one ("uninitialized" is none)."""
+    try:
+        text = file.read_text(encoding="ascii").strip().replace("-", "")
+    except (OSError, UnicodeError):
+        return ""
+    return text if re.fullmatch("[0-9a-f]{32}", text) else ""
+
+
+def _short(text: str) -> int:
+    """Return a number for a text, 0 for none."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=6).digest()) if text else 0

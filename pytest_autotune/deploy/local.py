@@ -18,6 +18,7 @@ from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.serverlog import ServerLog, open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.masking import mask_argv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5  # between two probes
 _HOPELESS = frozenset({400, 401, 403, 405, 422})  # answers that waiting does not change
 _LOOPBACK_NAMES = (ports.LOOPBACK, "localhost", "::1")
 _LEAKING = re.compile(r"PYTEST_|COV_CORE_|COVERAGE_PROCESS_")  # would make the server behave as a part of our test run
-_SECRET = re.compile(r"--?[\w-]*(api[-_]key|token|secret|password)", re.IGNORECASE)
 
 
 class LocalDeployer:
@@ -65,7 +65,7 @@ class LocalServer:
     ) -> None:
         self.url = address.url
         self.model_name = address.model_name
-        self.argv = _masked(argv)
+        self.argv = mask_argv(argv)
         self.started_s = 0.0
         self.effective: Mapping[str, Value] = {}
         self.process = process
@@ -249,16 +249,3 @@ def _environment(command: Command, launch: Launch) -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         env[name] = ",".join(dict.fromkeys([*filter(None, env.get(name, "").split(",")), *_LOOPBACK_NAMES]))
     return env
-
-
-def _masked(argv: Sequence[str]) -> tuple[str, ...]:
-    """Hide the values of settings that hold secrets, for everything that is shown or stored."""
-    masked: list[str] = []
-    for element in argv:
-        name, equals, _ = element.partition("=")
-        after_secret = bool(masked) and _SECRET.fullmatch(masked[-1]) and not element.startswith("-")
-        if after_secret:
-            masked.append("***")
-        else:
-            masked.append(f"{name}=***" if equals and _SECRET.fullmatch(name) else element)
-    return tuple(masked)

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.reporting.masking import flag_of, is_secret, mask_text, split_flag
+from pytest_autotune.masking import holds_secret, name_of, split_setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Word:
 def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     """Return the command line with what belonged to one deployment replaced, and nothing else.
 
-    Only whole elements, or whole values behind ``--flag=``, are replaced. A port that is also
+    Only whole elements, or whole values behind ``--flag=`` or ``NAME=``, are replaced. A port that is also
     the value of some other setting (``--max-model-len 32768``) is told from it by its flag.
     """
     words = [_hide(argv, index, report.secrets) for index in range(len(argv))]
@@ -41,7 +41,7 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     words = [_swap(word, address.host, Word("host", address.host)) for word in words]
     ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
     if len(ports) > 1:
-        ports = [index for index in ports if "port" in flag_of(argv, index).lower()]
+        ports = [index for index in ports if "port" in name_of(argv, index).lower()]
     for index in ports:
         words[index] = Word("port", str(PORT), words[index].prefix)
     return words
@@ -66,7 +66,7 @@ def one_line(report: SuiteReport, argv: Sequence[str]) -> str:
     assignments = [
         f"{name}={shlex.quote(value)}"
         for name, value in sorted(report.server_env.items())
-        if not is_secret(name) and mask_text(value, report.secrets) == value
+        if not holds_secret(name, value, report.secrets)
     ]
     words = [
         f'{word.prefix}"${word.value}"' if word.kind == "secret" else shlex.quote(word.prefix + word.value)
@@ -84,10 +84,11 @@ def _source(word: Word) -> str:
 
 
 def _hide(argv: Sequence[str], index: int, secrets: Sequence[str]) -> Word:
-    prefix, value = split_flag(argv[index])
-    flag = flag_of(argv, index)
-    if is_secret(flag) or mask_text(value, secrets) != value:
-        return Word("secret", re.sub(r"[^A-Z0-9]+", "_", flag.strip("-").upper()) or "SECRET", prefix)
+    """Leave a secret to the reader's environment; what a stored command line does not tell any more is one, too."""
+    prefix, value = split_setting(argv[index])
+    name = name_of(argv, index)
+    if holds_secret(name, value, secrets):
+        return Word("secret", re.sub(r"[^A-Z0-9]+", "_", name.strip("-").upper()) or "SECRET", prefix)
     return Word("literal", value, prefix)
 
 

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
+from pytest_autotune.masking import mask, mask_text
 from pytest_autotune.reporting.command import one_line
-from pytest_autotune.reporting.masking import mask, mask_text
 from pytest_autotune.reporting.report import UNFINISHED
 from pytest_autotune.selection import NOISE, slo_lines
 
