@@ -6,15 +6,16 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
-from pytest_autotune.heartbeat import Heartbeat
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
 from pytest_autotune.statistics import measured, summarise
+from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
 class NotRun(Exception):
@@ -119,7 +122,8 @@ class LiveTrial:
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
-            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+            beat = partial(bench.store.heartbeat, self.record.id)
+            self._resources.enter_context(Ticker(beat, interval_s=HEARTBEAT_S))
         else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
