@@ -79,6 +79,15 @@ def test_selections_select_what_the_readme_says(reader, arguments, selected):
     assert len([line for line in output.splitlines() if "::" in line]) == selected
 
 
+def test_the_output_that_is_shown_is_of_the_quickstart_as_it_is(reader):
+    (shown,) = blocks(ROOT / "README.md", "text")
+    collected = plan(reader, "--autotune", "suites/quickstart.yaml").stdout.splitlines()
+    items = set(re.findall(r"^(suites/quickstart.yaml::\S+::\w+) [A-Z]", shown, re.MULTILINE))
+    assert len(items) >= 8
+    assert items <= set(collected)
+    assert f"collected {sum('::' in line for line in collected)} items" in shown
+
+
 @pytest.mark.parametrize(
     ("path", "text"), SUITES, ids=[f"{path.name}-{number}" for number, (path, _) in enumerate(SUITES)]
 )
