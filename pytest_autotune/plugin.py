@@ -148,8 +148,11 @@ def pytest_configure_node(node: WorkerController) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: WorkerController, error: object | None) -> None:
-    """Give up the trials of a worker that died."""
+    """Give up the trials of a worker that died, and go on."""
     if error and _is_searching_controller(node.config):
+        from pytest_autotune import searching
+
+        searching.go_on_without(node)
         run_of(node.config).worker_died(node.gateway.id, str(error))
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WORKER_END_S = 1.0  # for a worker's process to end once its connection is closed
+
 
 class Run:
     """This process's part in a run: the controller's, or an xdist worker's. Closed when pytest unconfigures.
@@ -199,10 +201,13 @@ class Run:
 
     def worker_died(self, worker: str, reason: str) -> None:
         """Give up the trials of an xdist worker that is gone, so that the next run measures them."""
-        from pytest_autotune.deploy.leftovers import owner_alive
+        from pytest_autotune.deploy.leftovers import await_end_of_any, owner_alive
 
-        for trial in self.store.trials_of_run(self.id):
-            if trial.state == "running" and owner_alive(trial.owner) is False:
+        running = [trial for trial in self.store.trials_of_run(self.id) if trial.state == "running"]
+        # Its connection is closed a moment before the kernel counts it as dead.
+        await_end_of_any({trial.owner for trial in running}, timeout_s=WORKER_END_S)
+        for trial in running:
+            if owner_alive(trial.owner) is False:
                 self.store.mark_lost(self.id, trial.owner, reason=f"{worker} died: {reason}")
 
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:

@@ -24,13 +24,16 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
     def remove_node(self, node: WorkerController) -> str | None:
         """Forget a dead worker; return the item that it was running, if any."""
         crashed: str | None = None
+        waiting = self.workqueue.copy()
+        self.workqueue.clear()
         for scope, unit in self.assigned_work.pop(node).items():
             pending = [nodeid for nodeid, done in unit.items() if not done]
             if pending and crashed is None:
                 crashed, *lost = pending
                 self._report_lost(lost, f"{node.gateway.id} died while running {crashed}")
             elif pending:
-                self.workqueue[scope] = unit
+                self.workqueue[scope] = unit  # where it was: trials are begun in the order of their slots
+        self.workqueue.update(waiting)
         for other in self.nodes:
             if other in self.registered_collections:  # a replacement that still collects gets its share later
                 self._reschedule(other)

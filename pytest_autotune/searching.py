@@ -13,12 +13,14 @@ import pytest
 
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher, Throttled
-from pytest_autotune.stash import run_of, settings_of, summary_key
+from pytest_autotune.stash import WORKER_INTERRUPTED, run_of, settings_of, summary_key
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from xdist.workermanage import WorkerController
 
     from pytest_autotune.results import Conclusion
 
@@ -38,6 +40,7 @@ def begin(config: pytest.Config) -> None:
     if run.is_worker:
         run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
+        config.pluginmanager.register(_WorkerInterrupts(config), "autotune-interrupts")
         return
     _end_on_signals(config)
     try:
@@ -69,6 +72,27 @@ def _end_on_signals(config: pytest.Config) -> None:
 
 def _restore(signum: signal.Signals, handler: Callable[[int, FrameType | None], Any] | int | None) -> None:
     signal.signal(signum, handler)
+
+
+class _WorkerInterrupts:
+    """In an xdist worker: tells the controller of a SIGINT, which for xdist looks the same as `pytest.exit`."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config: Any = config
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note it in what the worker sends when it ends."""
+        self._config.workeroutput[WORKER_INTERRUPTED] = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def go_on_without(node: WorkerController) -> None:
+    """Let the run go on after one worker was interrupted: it has lost a trial, like one that was killed.
+
+    xdist ends the whole run then. Ctrl-C still does: the terminal interrupts the controller, too.
+    """
+    session: Any = node.config.pluginmanager.getplugin("dsession")
+    if getattr(node, "workeroutput", {}).get(WORKER_INTERRUPTED) and not session.shuttingdown:
+        session.shouldstop = False
 
 
 def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_autotune.run import Run
 
 WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`
+WORKER_INTERRUPTED = "autotune_interrupted"  # in its `workeroutput`
 
 NOT_SEARCHED = "autotune.not_searched"  # property of the report that stands for a suite: why it is not run
 

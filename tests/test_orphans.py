@@ -1,54 +1,222 @@
 """Whatever kills pytest or a worker, at whatever moment: no process is left, and the same command goes on."""
 
+from __future__ import annotations
+
 import os
+import random
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import psutil
 import pytest
 
+from pytest_autotune.deploy.leftovers import parse_owner
+from pytest_autotune.deploy.ports import listeners
+
+# A server that takes a while to start, ignores SIGTERM, and leaves daemons that hold on to log and port.
 STUBBORN = """\
 name: stubborn
 engine: sim
 model: llama-3.1-8b
-parameters: {max-num-seqs: [16, 64]}
+parameters: {{max-num-seqs: {sequences}}}
 fixed:
   time-scale: 0.1
-  fault: ["slow-start=600ms", "ignore-sigterm", "grandchildren=2"]
-load: {prompt_tokens: 32, output_tokens: 8, concurrency: [1, 2], duration: 700ms, warmup: 200ms}
-slo: {ttft.p90: 1s}
-search: {defaults: false}
-timeouts: {stop: 1s}
+  fault: ["slow-start=300ms", "ignore-sigterm", "grandchildren=2"]
+load: {{prompt_tokens: 32, output_tokens: 8, concurrency: [1, 2], duration: 300ms, warmup: 100ms}}
+slo: {{ttft.p90: 5s}}
+search: {{defaults: false}}
+timeouts: {{stop: 500ms}}
 """
-
-# When a phase has begun, as seen from outside in the processes and the store.
-PHASES = {
-    "start": "select 0",  # and a server process is there
-    "first batch": "select deploy_s is not null from trials",
-    "second batch": "select count(*) from batches",
-    "stop": "select count(*) = 2 from batches",
-    "second trial": "select count(*) = 2 from trials",
-}
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+PHASES = ("start", "first batch", "second batch", "stop", "second trial")
+TAG = "ORPHAN_TEST"
 
 
-def servers(tag: str) -> list[psutil.Process]:
-    """Processes of this test that are neither pytest nor its workers."""
-    return [p for p in psutil.process_iter() if _has_tag(p, tag) and "pytest_autotune.engines.sim" in _command(p)]
+@dataclass(frozen=True)
+class Attempt:
+    """A row of the table of trials."""
+
+    id: int
+    slot: str
+    state: str
+    deployed: bool
+    batches: int
+    run: str
+    study: str
+    generation: str
+    owner: str
+
+    @property
+    def phase(self) -> str:
+        """Where it stands, or stood when it was ended."""
+        return ("first batch", "second batch", "stop")[self.batches] if self.deployed else "start"
 
 
-def tagged(tag: str) -> list[psutil.Process]:
-    return [p for p in psutil.process_iter() if _has_tag(p, tag)]
+class Scene:
+    """One suite in one directory, and the pytest processes that are run and killed there."""
+
+    def __init__(self, project, tag, *, trials):
+        self.path = project.path
+        self.tag = tag
+        self.database = self.path / ".autotune" / "results.db"
+        self.ports: set[int] = set()
+        self.said = ""  # what was killed so far, for messages
+        self.trials = trials
+        sequences = [16 + i for i in range(trials)]
+        project.suite(STUBBORN.format(sequences=sequences), "stubborn.yaml")
+
+    @contextmanager
+    def started(self, *options, output="output.txt"):
+        """A pytest process in a session of its own; whatever it leaves is killed at the end, but not forgiven."""
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "suites", "--autotune", *options]
+        with (self.path / output).open("w") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=os.environ | {TAG: self.tag},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                # A job of a non-interactive shell inherits an ignored SIGINT; a terminal's does not.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+        try:
+            yield process
+        finally:
+            for left in [process, *self.processes()]:
+                left.kill()
+            process.wait()
+
+    def finish(self, *options):
+        """Run to the end; return the exit status."""
+        with self.started(*options) as process:
+            status = process.wait(timeout=120)
+            self.assert_nothing_left()
+        return status
+
+    def processes(self):
+        """Everything alive that this scene has started."""
+        return [process for process in psutil.process_iter() if _environment(process).get(TAG) == self.tag]
+
+    def servers(self):
+        """Living servers, by process, with their ports."""
+        found = {p: re.search(r"engines\.sim .*--port (\d+)", _command(p)) for p in self.processes()}
+        return {process: int(match[1]) for process, match in found.items() if match}
+
+    def attempts(self):
+        """Every attempt at a trial, in order."""
+        if not self.database.exists():
+            return []
+        sql = (
+            "select id, slot, state, deploy_s is not null, (select count(*) from batches where trial_id = trials.id),"
+            " run_id, study, generation, owner from trials order by id"
+        )
+        try:
+            return [Attempt(*row) for row in self.query(sql)]
+        except sqlite3.OperationalError:  # its tables are not created yet
+            return []
+
+    def query(self, sql):
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=5)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def await_phase(self, phase, process, *, beyond):
+        """Return the attempt that has come to the phase, of those after the first `beyond` ones."""
+
+        def reached():
+            assert process.poll() is None, self.explain(f"pytest ended before {phase!r}")
+            attempts = self.attempts()
+            if phase == "second trial" and not any(attempt.state == "finished" for attempt in attempts):
+                return None
+            wanted = "first batch" if phase == "second trial" else phase
+            here = (a for a in attempts[beyond:] if a.state == "running" and a.phase == wanted and self.servers())
+            attempt = next(here, None)
+            if attempt is not None and phase == "stop" and not self.has_reported(f"{attempt.slot}::c2"):
+                return None
+            return attempt
+
+        attempt = wait_for(reached, what=repr(phase), explain=self.explain)
+        servers = self.servers()
+        assert servers, self.explain(f"no server in {phase!r}")
+        self.ports |= set(servers.values())
+        return attempt
+
+    def has_reported(self, item):
+        """Whether pytest has said what came of the item; its trial's server is stopped next, when it was the last."""
+        return any(item in line and "COMPLIANT" in line for line in self.output().splitlines())
+
+    def output(self, name="output.txt"):
+        return (self.path / name).read_text()
+
+    def assert_nothing_left(self):
+        """Within ten seconds no process is left, and nobody listens on the ports they had."""
+        wait_for(lambda: not self.processes(), seconds=10, what="the end of every process", explain=self.explain)
+        busy = {port: found for port in self.ports if (found := listeners(port))}
+        assert not busy, self.explain(f"still listening: {busy}")
+
+    def assert_consistent(self):
+        """The store is whole, and nothing in it counts twice."""
+        if not self.attempts():
+            return
+        assert self.query("pragma integrity_check") == [("ok",)]
+        doubled = self.query("select trial_id, level from batches group by 1, 2 having count(*) > 1")
+        assert not doubled, self.explain(f"batches recorded twice: {doubled}")
+        finished = Counter((a.study, a.generation, a.slot) for a in self.attempts() if a.state == "finished")
+        assert set(finished.values()) <= {1}, self.explain(f"finished more than once: {finished}")
+        unencoded = self.query("select id from batches where id not in (select batch_id from samples)")
+        assert not unencoded, self.explain(f"batches without their samples: {unencoded}")
+
+    def assert_complete(self):
+        """Each trial is finished once, with both batches, in the one generation that there is."""
+        self.assert_consistent()
+        finished = [attempt for attempt in self.attempts() if attempt.state == "finished"]
+        assert len({attempt.slot for attempt in finished}) == len(finished) == self.trials, self.explain("not complete")
+        assert {attempt.batches for attempt in finished} == {2}, self.explain("finished without its batches")
+        assert len({(attempt.study, attempt.generation) for attempt in finished}) == 1
+        assert not [a for a in self.attempts() if a.state == "running"], self.explain("still running")
+
+    def outcomes(self):
+        """The counts of the last line of the last run."""
+        line = self.output().rstrip().rpartition("\n")[2]
+        return {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", line)}
+
+    def explain(self, problem):
+        """What there is to see, for whoever must find out why."""
+        processes = [f"{p.pid} (of {p.ppid()}) {_command(p)[:150]}" for p in self.processes() if p.is_running()]
+        return "\n".join(
+            [
+                problem,
+                f"killed so far: {self.said or 'nothing'}",
+                "processes:",
+                *processes,
+                "attempts:",
+                *map(str, self.attempts()),
+                "output of the last run:",
+                self.output()[-4000:],
+            ]
+        )
 
 
-def _has_tag(process, tag):
+def alive(process):
     try:
-        return process.environ().get("ORPHAN_TEST") == tag and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, OSError):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
+
+
+def _environment(process):
+    try:
+        return {} if process.status() == psutil.STATUS_ZOMBIE else process.environ()
+    except (psutil.Error, OSError):
+        return {}
 
 
 def _command(process):
@@ -58,93 +226,158 @@ def _command(process):
         return ""
 
 
-def wait_for(condition, *, seconds, what):
+def wait_for(condition, *, what, explain, seconds=60):
     deadline = time.monotonic() + seconds
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        assert time.monotonic() < deadline, explain(f"{what} did not come within {seconds} s")
         time.sleep(0.02)
     return result
 
 
-def query(path, sql):
-    if not path.exists():
-        return False
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
-    try:
-        rows = connection.execute(sql).fetchall()
-    except sqlite3.OperationalError:  # not created yet
-        return False
-    finally:
-        connection.close()
-    return any(row[0] for row in rows)
+@pytest.fixture
+def scene(project, request):
+    return Scene(project, f"{os.getpid()}-{request.node.name}", trials=request.node.callspec.params.get("trials", 2))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
-@pytest.mark.parametrize("victim", ["pytest", "worker"])
-def test_nothing_is_left_and_the_run_goes_on(project, victim, signum, phase, request):
-    project.suite(STUBBORN, "stubborn.yaml")
-    tag = f"{os.getpid()}-{request.node.name}"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "suites", "--autotune"]
-    command += ["-n1"] if victim == "worker" else []
-    database = project.path / ".autotune" / "results.db"
-    with (project.path / "output.txt").open("w") as output:
-        # A job of a non-interactive shell inherits an ignored SIGINT; a terminal's does not.
-        process = subprocess.Popen(
-            command,
-            cwd=project.path,
-            env=os.environ | {"ORPHAN_TEST": tag},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads here
-        )
-    try:
-        wait_for(lambda: servers(tag) if phase == "start" else query(database, PHASES[phase]), seconds=60, what=phase)
-        target = process.pid if victim == "pytest" else worker_of(process.pid)
-        os.kill(target, signum)
-        process.wait(timeout=60)
-        wait_for(lambda: not tagged(tag), seconds=10, what="the end of every process")
-    finally:
-        for leftover in tagged(tag):
-            leftover.kill()
-        process.kill()
-        process.wait()
-    assert_consistent(database)
-    again = project.run("suites", "--autotune")
-    assert again.ret == 0, again.stdout.str()
-    assert again.parseoutcomes()["compliant"] == 4
-    assert_consistent(database)
-    assert finished_once(database)
+def test_pytest_killed_in_every_phase_leaves_nothing_and_goes_on(scene, signum):
+    attempt = None
+    for phase in PHASES:
+        with scene.started("--junitxml=report.xml") as process:
+            attempt = scene.await_phase(phase, process, beyond=len(scene.attempts()))
+            process.send_signal(signum)
+            status = process.wait(timeout=30)
+            scene.said += f" {phase} (attempt {attempt.id})"
+            scene.assert_nothing_left()
+        scene.assert_consistent()
+        (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
+        assert_hit(scene, phase, attempt, ended)
+        assert_reported(scene, signum, status, ended)
+    assert scene.finish() == 0, scene.explain("the last run")
+    assert scene.outcomes() == {"passed": 1, "deployed": 2, "compliant": 4}
+    scene.assert_complete()
 
 
-def worker_of(pid):
-    """The xdist worker among the children of the controller."""
-    (worker,) = [
-        child for child in psutil.Process(pid).children() if "execnet" in _command(child) or "-c" in child.cmdline()
-    ]
-    return worker.pid
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [6])
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scene, signum, trials):
+    with scene.started("-n1", "--max-worker-restart=5", "--junitxml=report.xml") as process:
+        begun = 0
+        for phase in PHASES:
+            attempt = scene.await_phase(phase, process, beyond=begun)
+            begun = len(scene.attempts())
+            worker = psutil.Process(parse_owner(attempt.owner).pid)
+            below = worker.children(recursive=True)
+            worker.send_signal(signum)
+            scene.said += f" {phase} (attempt {attempt.id})"
+            # An interrupted worker has nothing to do any more, and is told to end with the run.
+            ending = below if signum is signal.SIGINT else [worker, *below]
+            wait_for(
+                lambda: not any(map(alive, ending)),  # noqa: B023 - called at once
+                seconds=10,
+                what=f"the end of the worker and its server in {phase!r}",
+                explain=scene.explain,
+            )
+            scene.assert_consistent()
+            (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
+            assert_hit(scene, phase, attempt, ended)
+        status = process.wait(timeout=60)
+        scene.assert_nothing_left()
+    assert status == 1, scene.explain(f"status {status}")
+    # The sixth trial is the one that came to its end before the "second trial"; the items that follow
+    # the one that was running are reported as lost, and the gate is not judged on what is left.
+    outcomes = scene.outcomes()
+    assert (outcomes["failed"], outcomes["skipped"]) == (5, 2 + 1 + 0 + 0 + 1 + 1), scene.explain(str(outcomes))
+    assert scene.output().count("crashed while running") >= 5
+    lost = [attempt for attempt in scene.attempts() if attempt.state != "finished"]
+    assert {attempt.state for attempt in lost} == {"interrupted"}, scene.explain("not given up")
+    assert scene.finish() == 0, scene.explain("the next run")
+    scene.assert_complete()
 
 
-def assert_consistent(database):
-    if not database.exists():
+def assert_hit(scene, phase, seen, ended):
+    """The attempt had not got any further when it was killed."""
+    assert ended.phase == seen.phase, scene.explain(f"meant {phase}, hit {ended.phase}")
+
+
+def assert_reported(scene, signum, status, ended):
+    """SIGKILL leaves a running attempt for the next run; what can be caught ends in order."""
+    (run,) = [row for row in scene.query("select outcome, ended_at from runs where id = '" + ended.run + "'")]
+    report = scene.path / "report.xml"
+    if signum is signal.SIGKILL:
+        assert (status, run, ended.state) == (-9, (None, None), "running"), scene.explain(f"status {status}")
         return
-    connection = sqlite3.connect(database)
-    try:
-        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
-        doubled = "select trial_id, level from batches group by 1, 2 having count(*) > 1"
-        assert connection.execute(doubled).fetchall() == []
-    finally:
-        connection.close()
+    assert (status, run[0]) == (2, "interrupted"), scene.explain(f"status {status}, run {run}")
+    assert ended.state == ("finished" if ended.phase == "stop" else "interrupted"), scene.explain("attempt not settled")
+    assert ET.parse(report).getroot().find("testsuite") is not None
+    report.unlink()
 
 
-def finished_once(database):
-    connection = sqlite3.connect(database)
-    try:
-        rows = connection.execute(
-            "select slot, count(*) from trials where state = 'finished' group by study, generation, slot"
-        ).fetchall()
-    finally:
-        connection.close()
-    return sorted(rows) == [("max-num-seqs:16", 1), ("max-num-seqs:64", 1)]
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [4])
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
+    with scene.started("-n2", "--junitxml=report.xml") as process:
+        attempt = scene.await_phase("first batch", process, beyond=0)
+        process.send_signal(signum)
+        scene.said += " first batch"
+        status = process.wait(timeout=10)
+        scene.assert_nothing_left()
+    scene.assert_consistent()
+    (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
+    assert_reported(scene, signum, status, ended)
+    assert scene.finish() == 0, scene.explain("the next run")
+    scene.assert_complete()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_killed_at_any_moment_come_to_the_same_end_as_one_run(scene, seed, trials):
+    """SIGKILL after a random time, again and again, until a run gets to its end before."""
+    moments = random.Random(seed)
+    status, finished = None, {}
+    for _ in range(40):
+        with scene.started() as process:
+            try:
+                status = process.wait(timeout=moments.uniform(0.3, 5))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            scene.said += f" ({len(scene.attempts())} attempts)"
+            scene.assert_nothing_left()
+        scene.assert_consistent()
+        kept = {a.id: a for a in scene.attempts() if a.state == "finished"}
+        assert finished.items() <= kept.items(), scene.explain(f"finished trials changed: {finished}")
+        finished = kept
+        if status is not None:
+            break
+    assert status == 0, scene.explain(f"status {status}")
+    assert scene.outcomes() == {"passed": 1, "deployed": 3, "compliant": 6}
+    scene.assert_complete()
+    # A slot is tried again only when its last attempt came to nothing: what is finished is the last one.
+    for slot in {attempt.slot for attempt in scene.attempts()}:
+        states = [attempt.state for attempt in scene.attempts() if attempt.slot == slot]
+        assert (states[-1], states.count("finished")) == ("finished", 1), scene.explain(f"{slot}: {states}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [4])
+def test_two_runs_at_once_measure_each_trial_once(scene, trials):
+    with scene.started() as first:
+        wait_for(scene.attempts, what="a claim of the first run", explain=scene.explain)
+        with scene.started(output="second.txt") as second:
+            assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0), scene.explain("both end green")
+        scene.assert_nothing_left()
+    scene.assert_complete()
+    attempts = scene.attempts()
+    assert len(attempts) == 4, scene.explain("measured more than once")
+    assert len({attempt.run for attempt in attempts}) == 2, scene.explain("one run did all")
+    busy = sum(scene.output(name).count("SKIPPED (being") for name in ("output.txt", "second.txt"))
+    assert busy, scene.explain("they never met")
+    assert busy % 3 == 0, scene.explain(f"{busy} items of busy trials")  # a trial has three, which go together
+    assert scene.finish() == 0
+    assert scene.output().count("[recorded]") == 12
+    assert len(scene.attempts()) == 4

@@ -6,16 +6,18 @@ import functools
 import hashlib
 import os
 import re
+import select
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_autotune.deploy import _guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_autotune.deploy._guard import Process
 
@@ -92,6 +94,24 @@ def owner_alive(text: str, *, here: Place | None = None) -> bool | None:
         return None
     process = _guard.look_up(owner.pid)
     return process is not None and process.start == owner.start and not process.zombie
+
+
+def await_end_of_any(owners: Iterable[str], *, timeout_s: float) -> None:
+    """Return once one of these owners is dead, at the latest after `timeout_s`."""
+    with ExitStack() as opened:
+        handles = []
+        for text in owners:
+            if owner_alive(text) is False:
+                return
+            if (owner := parse_owner(text)) is None or not owner.place.shares_pids_with(this_place()):
+                continue
+            try:
+                handles.append(os.pidfd_open(owner.pid))
+            except ProcessLookupError:
+                return
+            opened.callback(os.close, handles[-1])
+        if handles:
+            select.select(handles, [], [], timeout_s)
 
 
 def sweep() -> tuple[str, ...]:
