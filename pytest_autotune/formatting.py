@@ -6,12 +6,11 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from pytest_autotune.statistics import LATENCIES, RATES
+from pytest_autotune.statistics import LATENCIES, PER_GPU, RATES
 
 if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
 
-_PER_GPU = "_per_gpu"
 _RATE_UNITS = {rate: "req/s" if rate in ("request_throughput", "goodput") else "tok/s" for rate in RATES}
 _SHARES = ("error_rate",)
 
@@ -55,7 +54,7 @@ def unit(metric: str) -> str:
         return "ms"
     if family in _SHARES:
         return "%"
-    base = family.removesuffix(_PER_GPU)
+    base = family.removesuffix(PER_GPU)
     return _RATE_UNITS.get(base, "") + ("/GPU" if base in _RATE_UNITS and base != family else "")
 
 

@@ -131,7 +131,7 @@ class BatchItem(TrialItem):
         """Measure the batch, or read its record."""
         self.describe(concurrency=self.level.concurrency)
         self.measured = measured = _measure(self.trial, self.level)
-        self.user_properties += [(metric, _decimal(value)) for metric, value in sorted(measured.record.metrics.items())]
+        self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(measured.record.metrics.items())]
         if measured.verdict.status is Status.FAILED:
             raise BenchmarkError(measured.verdict.reason)
 
@@ -273,7 +273,7 @@ def _markable(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _decimal(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 

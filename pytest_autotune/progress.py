@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_autotune.formatting import duration, quantity, settings
 from pytest_autotune.selection import judge_trial, select
@@ -118,27 +117,17 @@ class StoreReporter:
 
 
 class StoreWatcher:
-    """On the controller of an xdist run: prints what the workers note in the store, each change once per interval."""
+    """On the controller of an xdist run: prints what the workers note in the store, each note once."""
 
     def __init__(self, store: Store, run_id: str, write: Callable[[str], None]) -> None:
         self._store = store
         self._run_id = run_id
         self._write = write
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="autotune-progress", daemon=True)
+        self._seen: dict[str, str] = {}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        seen: dict[str, str] = {}
-        while not self._stop.wait(CI_INTERVAL_S):
-            for owner, text, _at in self._store.progress(self._run_id):
-                if seen.get(owner) != text:
-                    seen[owner] = text
-                    self._write(text)
+    def look(self) -> None:
+        """Print the notes that are new."""
+        for owner, text, _at in self._store.progress(self._run_id):
+            if self._seen.get(owner) != text:
+                self._seen[owner] = text
+                self._write(text)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.engines.engine import Address
-from pytest_autotune.errors import AutotuneError
+from pytest_autotune.engines.requirements import environment_of
+from pytest_autotune.errors import AutotuneError, MissingRequirement
+from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
+from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.trial import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
@@ -97,7 +99,7 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
     suite = plan.suite
     selection = select(_judge(run, plan, trial) for trial in history)
     environment = run.environment
-    now = datetime.now(UTC)
+    now = utc_now()
     best = selection.best
     return SuiteReport(
         suite=suite,
@@ -112,9 +114,25 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
         deployments=sum(trial.run_id == run.id and trial.deploy_s is not None for trial in history),
         recorded=sum(trial.run_id != run.id for trial in history),
         address=None if best is None else _address(best.trial),
+        env=_server_env(plan),
         environment=environment,
+        gpu=_gpus(environment),
         commit=str(environment.get("git", {}).get("revision", "")),
     )
+
+
+def _server_env(plan: Plan) -> dict[str, str]:
+    """The suite's environment with variables filled in; nothing when one of them is not set any more."""
+    try:
+        return environment_of(plan.suite)
+    except MissingRequirement:
+        return {}
+
+
+def _gpus(environment: Mapping[str, Any]) -> str:
+    """Name this machine's GPUs, e.g. ``8 x NVIDIA H100 80GB HBM3``; empty without any."""
+    counted = Counter(str(gpu["name"]) for gpu in environment.get("hardware", {}).get("gpus", ()))
+    return ", ".join(f"{number} x {name}" for name, number in counted.items())
 
 
 def _address(trial: TrialRecord) -> Address | None:

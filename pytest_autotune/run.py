@@ -7,15 +7,16 @@ import os
 import secrets
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.progress import Standing
+from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pytest
@@ -46,8 +47,8 @@ class Run:
         self.config = config
         self.settings = settings
         self.is_worker = run_id is not None
-        self.id = run_id or new_run_id(datetime.now(UTC))
-        self.started_at = datetime.now(UTC)
+        self.id = run_id or new_run_id(utc_now())
+        self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
         self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
@@ -128,7 +129,7 @@ class Run:
     def plan(self, path: Path, *, nodeid: str) -> Plan:
         """Load the suite at `path` and make its plan, once per process."""
         from pytest_autotune.plan import make_plan
-        from pytest_autotune.suite import load_suite
+        from pytest_autotune.suite_file import load_suite
 
         if nodeid not in self._plans:
             suite = load_suite(path)
@@ -169,7 +170,7 @@ class Run:
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
         """Return a recorded trial with the metrics that the suite needs now: anew if its limits were others then."""
-        from pytest_autotune.trial import restate
+        from pytest_autotune.recorded import restate
 
         limits = plan.suite.document()["slo"]
         if trial.run_id not in self._limits:

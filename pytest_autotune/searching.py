@@ -13,6 +13,7 @@ import pytest
 from pytest_autotune.errors import AutotuneError, StoreError
 from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher, Throttled
 from pytest_autotune.stash import WORKER_INTERRUPTED, run_of, settings_of, summary_key
+from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,7 +143,7 @@ def progress(config: pytest.Config) -> Iterator[None]:
             reporter.flush()
 
     if config.pluginmanager.hasplugin("dsession"):
-        with StoreWatcher(run.store, run.id, write):
+        with Ticker(StoreWatcher(run.store, run.id, write).look, interval_s=CI_INTERVAL_S):
             yield
         return
     run.reporter = Throttled(write, interval_s=CI_INTERVAL_S)

@@ -18,10 +18,13 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     return "" if match is None else f" (did you mean {match!r}?)"
 
 
-def closest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that looks most like `word`; case, ``-`` and ``_`` count for nothing."""
+def closest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the candidate that looks most like `word`; case, ``-`` and ``_`` count for nothing.
+
+    Below `cutoff`, a likeness from 0 to 1, there is none.
+    """
     spelled = {_plain(candidate): candidate for candidate in candidates}
-    matches = difflib.get_close_matches(_plain(word), spelled, n=1)
+    matches = difflib.get_close_matches(_plain(word), spelled, n=1, cutoff=cutoff)
     return spelled[matches[0]] if matches else None
 
 

@@ -17,12 +17,13 @@ Which requests count, and when, with a window of [0, W) seconds:
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from bisect import bisect_left
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
+
+from pytest_autotune.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -194,5 +195,5 @@ def _allowed() -> str:
 
 def _nearest(name: str) -> str:
     known = (*(f"{family}.{statistic}" for family in LATENCIES for statistic in STATISTICS), *_PLAIN)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(name, known, cutoff=0.5)
+    return "" if close is None else f"; did you mean {close!r}?"

@@ -296,10 +296,6 @@ class Store:
             rows = connection.execute(select(suites).where(suites.c.run_id == run_id).order_by(suites.c.suite))
             return tuple(SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows)
 
-    def studies_of_run(self, run_id: str) -> tuple[str, ...]:
-        """Return the study keys of the suites that a run covered, each once."""
-        return tuple(dict.fromkeys(suite.study for suite in self.suites_of_run(run_id)))
-
     def _lives(self, trial: Row[Any]) -> bool:
         alive = None if self._alive is None else self._alive(trial.owner)
         return self._clock() - trial.heartbeat_at <= HEARTBEAT_LIMIT if alive is None else alive

@@ -34,7 +34,7 @@ from pytest_autotune.slo import Limit
 from pytest_autotune.space import Configuration, Space
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 
 class Block(BaseModel):
@@ -236,15 +236,3 @@ class Suite(Plain):
         path = None if self.path == Path() else self.path
         prefix = f"{dotted(where)}: " if where else ""
         return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
-
-
-def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:
-    """Read and validate a suite file; raise `SuiteError` naming file, line, value, what is allowed and the remedy.
-
-    A suite without a limit on `error_rate` gets one of 1 %. Constraints may name what the suite
-    does not set: with `known_flags` (of the installed engine) only those, without it anything
-    that is not an evident typo. `metrics` are objectives beyond the built-in ones.
-    """
-    from pytest_autotune.suite_file import read_suite  # here: it is made of the models above
-
-    return read_suite(path, known_flags=known_flags, metrics=metrics)

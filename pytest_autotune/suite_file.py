@@ -77,8 +77,13 @@ _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
 }
 
 
-def read_suite(path: Path, *, known_flags: Collection[str] | None, metrics: Collection[str]) -> Suite:
-    """Read, validate and assemble a suite; see `load_suite`."""
+def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:
+    """Read and validate a suite file; raise `SuiteError` naming file, line, value, what is allowed and the remedy.
+
+    A suite without a limit on `error_rate` gets one of 1 %. Constraints may name what the suite
+    does not set: with `known_flags` (of the installed engine) only those, without it anything
+    that is not an evident typo. `metrics` are objectives beyond the built-in ones.
+    """
     source = read_yaml(path)
     if not isinstance(source.value, dict):
         problem = f"{show(source.value)} is not a mapping of keys to values; write e.g. 'name: chat'"

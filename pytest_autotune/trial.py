@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
-from pytest_autotune.heartbeat import Heartbeat
-from pytest_autotune.records import BatchRecord
+from pytest_autotune.files import file_name
+from pytest_autotune.recorded import failure_of, worth_retrying
+from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_trial, slo_lines
 from pytest_autotune.slo import Status, judge, request_limits
 from pytest_autotune.statistics import measured, summarise
+from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
+HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
 class NotRun(Exception):
@@ -101,7 +107,7 @@ class LiveTrial:
             owner=bench.owner,
             fresh=bench.fresh,
             choose=slot.choose,
-            retry=_worth_retrying,
+            retry=worth_retrying,
         )
         if claim.kind == "busy":
             raise NotRun(f"being measured by another process ({claim.trial.owner})")
@@ -118,11 +124,12 @@ class LiveTrial:
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
-            self._resources.enter_context(Heartbeat(bench.store, self.record.id))
+            beat = partial(bench.store.heartbeat, self.record.id)
+            self._resources.enter_context(Ticker(beat, interval_s=HEARTBEAT_S))
         else:
             self._batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
-            self.failure = _recorded_failure(self.record)
+            self.failure = failure_of(self.record)
 
     @property
     def configuration(self) -> Configuration:
@@ -226,11 +233,22 @@ class LiveTrial:
             raise NotRun(f"{level} was not measured when this trial was recorded; --autotune-fresh measures it again")
 
     def _run_batch(self, level: Level) -> MeasuredBatch:
+        server = self.server()
+        for attempt in range(1, ATTEMPTS + 1):
+            record, samples = self._load(server, level, attempt)
+            if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
+                break
+            log.warning("%s %s is measured once more: %s", self.slot.name, level, record.reason)
+        self._bench.store.record_batch(self.record.id, record, samples)
+        self._batches[level] = record
+        return MeasuredBatch(record, samples, self._judge(record))
+
+    def _load(self, server: Server, level: Level, attempt: int) -> tuple[BatchRecord, tuple[Sample, ...]]:
+        """Load the server once; what comes back has not been recorded yet."""
         from pytest_autotune.load.generator import Target, Workload
 
         abilities, load = self.plan.engine.abilities, self.plan.suite.load
-        server = self.server()
-        started_at = datetime.now(UTC)
+        started_at = utc_now()
         target = Target(
             url=server.url,
             model=server.model_name,
@@ -245,9 +263,9 @@ class LiveTrial:
             warmup_s=load.warmup_s,
             request_timeout_s=load.request_timeout_s,
             max_requests=load.max_requests,
-            # The same prompts for every trial, so that trials differ by their configuration only;
-            # other prompts for each level, so that no level finds its prompts in a prefix cache.
-            seed=load.seed * 1_000_003 + level.concurrency,
+            # The same prompts for every trial, so that trials differ by their configuration only; other
+            # prompts for each level and attempt, so that none finds its prompts in a prefix cache.
+            seed=(load.seed * 1_000_003 + level.concurrency) * ATTEMPTS + attempt,
         )
         limit_s = self.plan.suite.timeouts.for_batch(load)
         deadline = time.monotonic() + limit_s
@@ -265,14 +283,8 @@ class LiveTrial:
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
             )
         except BenchmarkError as error:
-            record = self._lost_batch(level, started_at, overdue() or str(error), server)
-            samples: tuple[Sample, ...] = ()
-        else:
-            record = self._batch_record(measurement, started_at)
-            samples = measurement.samples
-        self._bench.store.record_batch(self.record.id, record, samples)
-        self._batches[level] = record
-        return MeasuredBatch(record, samples, self._judge(record))
+            return self._lost_batch(level, started_at, overdue() or str(error), server), ()
+        return self._batch_record(measurement, started_at), measurement.samples
 
     def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
         suite = self.plan.suite
@@ -356,54 +368,5 @@ class LiveTrial:
         self._bench.finished(self.record)
 
 
-def _worth_retrying(trial: TrialRecord) -> bool:
-    """Say whether a finished trial holds trouble that was not its configuration's and may be gone now."""
-    from pytest_autotune.engines.engine import CauseKind
-
-    if trial.status is Status.FAILED:
-        return not any(batch.status == "measured" for batch in trial.batches)
-    return any(
-        batch.status == "failed" or (batch.status == "died" and not CauseKind(batch.cause).finding)
-        for batch in trial.batches
-    )
-
-
-def _recorded_failure(record: TrialRecord) -> DeployError | None:
-    if record.status is Status.INFEASIBLE and not record.batches:
-        return Infeasible(record.reason)
-    if record.status is Status.FAILED and not record.batches:
-        return DeployError(record.reason)
-    return None
-
-
 def _failed(record: BatchRecord) -> BenchmarkError:
     return (BenchmarkError if record.client is None else ClientSaturated)(record.reason)
-
-
-def file_name(text: str) -> str:
-    """Keep letters, digits, dots and a few signs; node names have colons, which some file systems refuse."""
-    return "".join(c if c.isalnum() or c in "-_.," else "_" for c in text)[:120]
-
-
-def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
-    """Return a recorded trial with its metrics computed anew from its stored samples.
-
-    Goodput and unusual percentiles depend on the suite's limits, which may have changed since.
-    """
-    limits, also = request_limits(suite.slo), suite.extra_metrics()
-    batches = tuple(
-        replace(
-            batch,
-            metrics=summarise(
-                store.samples(trial.id, batch.level),
-                batch.window_s,
-                gpus=trial.gpus,
-                request_limits=limits,
-                also=also,
-            ),
-        )
-        if batch.status == "measured"
-        else batch
-        for batch in trial.batches
-    )
-    return replace(trial, batches=batches)

@@ -12,7 +12,6 @@ from pytest_autotune.spelling import misspelled, show
 # Patterns of the JSON schema, and of the readers below.
 DURATION = r"^\s*[0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h)\s*$"
 PERCENTAGE = r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"
-SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*([kMGT]B|[KMGT]iB|B)\s*$"
 
 _SECONDS = {"us": Decimal("1e-6"), "ms": Decimal("1e-3"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _BYTES: dict[str, int] = {

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -54,8 +56,8 @@ def measured(level, requests=3):
     return batch, samples
 
 
-def search(url, run_id, study, slots=SLOTS, levels=LEVELS):
-    """One run of a search; returns the slots that it was granted."""
+def search(url, run_id, study, slots=SLOTS, levels=LEVELS, meet=lambda: None):
+    """One run of a search, which calls `meet` holding its first slot; returns the slots that it was granted."""
     owner = f"{run_id}/{os.getpid()}"
     granted = []
     with Store(url, alive=alive) as store:
@@ -66,6 +68,8 @@ def search(url, run_id, study, slots=SLOTS, levels=LEVELS):
             if claim.kind != "granted":
                 continue
             granted.append(slot)
+            if len(granted) == 1:
+                meet()
             trial = claim.trial.id
             store.record_deployment(trial, argv=["server"], effective={}, gpus=0, deploy_s=1.0, server_log="log")
             for level in levels:
@@ -189,9 +193,9 @@ def together(url, number, work):
     return [json.loads(text) for _, text in answers]
 
 
-def claim_all(url, index):
+def claim_all(url, index, everybody):
     slots = [f"trial-{n:03d}" for n in range(64)]
-    return search(url, f"run-{index}", "study", slots, levels=(Level(1),))
+    return search(url, f"run-{index}", "study", slots, levels=(Level(1),), meet=lambda: everybody.wait(60))
 
 
 def first_use(url, index):
@@ -204,7 +208,7 @@ MODES = {
     "every_step": every_step,
     "every_migration_step": every_migration_step,
     "at_random": lambda url: at_random(url, int(sys.argv[3])),
-    "claim_all": lambda url: together(url, 8, claim_all),
+    "claim_all": lambda url: together(url, 8, partial(claim_all, everybody=get_context("fork").Barrier(8))),
     "first_use": lambda url: together(url, 16, first_use),
 }
 

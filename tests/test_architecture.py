@@ -13,14 +13,14 @@ PACKAGE = Path(pytest_autotune.__file__).parent
 
 # Lowest first; a module may import modules of its own layer and of those before it.
 LAYERS = [
-    {"errors", "samples", "statistics", "spelling", "units", "formatting", "masking"},
+    {"errors", "samples", "statistics", "spelling", "units", "formatting", "masking", "ticker", "files"},
     {"space", "constraints", "slo"},
     {"records"},
     {"problems", "yaml_source", "notation", "fields", "suite", "suite_file", "suite_schema"},
     {"search", "selection", "gate"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
     {"reporting"},
-    {"heartbeat", "trial", "plan", "views", "progress", "results", "run"},
+    {"recorded", "trial", "plan", "views", "progress", "results", "run"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},
     {"plugin", "__main__", "__init__"},
 ]

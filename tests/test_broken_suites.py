@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_file import load_suite
 
 HEAD = "name: chat\nengine: sim\nmodel: llama\n"
 

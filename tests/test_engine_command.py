@@ -14,7 +14,8 @@ from pytest_autotune.engines.endpoint import EndpointEngine, listed_model
 from pytest_autotune.engines.engine import Address, CauseKind
 from pytest_autotune.errors import MissingRequirement, SuiteError
 from pytest_autotune.space import Space
-from pytest_autotune.suite import Suite, load_suite
+from pytest_autotune.suite import Suite
+from pytest_autotune.suite_file import load_suite
 
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")
 SGLANG = (

@@ -29,7 +29,8 @@ from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.engines.vllm import VllmEngine
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.space import Choice, Constraint, Integer, Space
-from pytest_autotune.suite import Suite, load_suite
+from pytest_autotune.suite import Suite
+from pytest_autotune.suite_file import load_suite
 
 LOGS = Path(__file__).parent / "data" / "vllm"
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")

@@ -86,7 +86,7 @@ class Scene:
                 stderr=file,
                 start_new_session=True,
                 # A job of a non-interactive shell inherits an ignored SIGINT; a terminal's does not.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - this test starts no threads
             )
         try:
             yield process
@@ -304,7 +304,7 @@ def assert_hit(scene, phase, seen, ended):
 
 def assert_reported(scene, signum, status, ended, *, states=("running",)):
     """SIGKILL leaves a running attempt for the next run; what can be caught ends in order."""
-    (run,) = [row for row in scene.query("select outcome, ended_at from runs where id = '" + ended.run + "'")]
+    (run,) = list(scene.query("select outcome, ended_at from runs where id = '" + ended.run + "'"))
     report = scene.path / "report.xml"
     if signum is signal.SIGKILL:
         assert (status, run) == (-9, (None, None)), scene.explain(f"status {status}, run {run}")

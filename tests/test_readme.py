@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_file import load_suite
 from tests.documents import DOCUMENTS, ROOT, blocks, commands
 
 README = (ROOT / "README.md").read_text()
@@ -77,6 +77,15 @@ def test_every_command_line_selects_something(reader, arguments):
 def test_selections_select_what_the_readme_says(reader, arguments, selected):
     output = plan(reader, "--autotune", *arguments).stdout
     assert len([line for line in output.splitlines() if "::" in line]) == selected
+
+
+def test_the_output_that_is_shown_is_of_the_quickstart_as_it_is(reader):
+    (shown,) = blocks(ROOT / "README.md", "text")
+    collected = plan(reader, "--autotune", "suites/quickstart.yaml").stdout.splitlines()
+    items = set(re.findall(r"^(suites/quickstart.yaml::\S+::\w+) [A-Z]", shown, re.MULTILINE))
+    assert len(items) >= 8
+    assert items <= set(collected)
+    assert f"collected {sum('::' in line for line in collected)} items" in shown
 
 
 @pytest.mark.parametrize(

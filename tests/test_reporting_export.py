@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.files import write_atomically
 from pytest_autotune.reporting.command import one_line, stable_words
-from pytest_autotune.reporting.export import best_script, write_atomically, write_best
+from pytest_autotune.reporting.export import best_script, write_best
 from pytest_autotune.store import Store
 from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 

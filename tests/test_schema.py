@@ -6,7 +6,7 @@ from jsonschema import Draft202012Validator
 
 import pytest_autotune
 from pytest_autotune.notation import read_metric
-from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_file import load_suite
 from pytest_autotune.suite_schema import schema_text, suite_schema
 from pytest_autotune.yaml_source import read_yaml
 

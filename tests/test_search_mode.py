@@ -53,6 +53,27 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     assert cases["suites.quick.yaml.gate"].find("failure") is None
 
 
+def test_best_script_exports_the_environment_as_the_server_had_it(project, monkeypatch):
+    monkeypatch.setenv("PLACE", "/models")
+    monkeypatch.setenv("MY_TOKEN", "S3CRET-value")
+    suite = project.suite().read_text().replace("[2, 64]", "[64]").replace("engine: sim", "engine: command")
+    suite = suite.replace("gpu: H100, time-scale: 0.2, max-model-len: 4096", "gpu: H100, time-scale: 0.2")
+    suite += "env: {HF_HOME: '${PLACE}/hub', HF_TOKEN: '${MY_TOKEN}', NOTE: 'with ${MY_TOKEN}'}\n"
+    suite += "command: [env, API_KEY=sesame, '{python}', -m, pytest_autotune.engines.sim, --model, llama-3.1-8b, --host, '{host}', --port, '{port}'"
+    suite += ", --served-model-name, '{model_name}', '{flags}']\n"
+    project.suite(suite)
+    result = project.run("suites", "--autotune")
+    assert result.ret == 0, result.stdout.str()
+    (script,) = (project.path / ".autotune").glob("*/quick/best.sh")
+    text = script.read_text()
+    assert "export HF_HOME=/models/hub\n" in text
+    for name in ("HF_TOKEN", "NOTE", "API_KEY"):
+        assert f"${{{name}:?set {name}}}" in text
+    assert "***" not in text
+    for path in (project.path / ".autotune").rglob("*"):
+        assert not path.is_file() or b"S3CRET" not in path.read_bytes()
+
+
 def test_slo_lines_say_what_complies_and_what_does_not(project):
     project.suite()
     output = project.run("suites", "--autotune", "-v").stdout.str()
@@ -236,3 +257,34 @@ def test_a_batch_that_outlasts_its_deadline_is_an_error_that_names_the_limit(pro
     assert result.ret == 1
     assert result.parseoutcomes()["errors"] == 2
     result.stdout.fnmatch_lines(["not finished within 0.3 s (timeouts.batch)"])
+
+
+BUSY_CLIENT = """\
+from dataclasses import replace
+
+from pytest_autotune.load.http import HttpLoad
+
+class Busy(HttpLoad):
+    runs = 0
+
+    def run(self, target, level, workload, **keywords):
+        measurement = super().run(target, level, workload, **keywords)
+        Busy.runs += 1
+        told = "client saturated: its event loop ran late" if Busy.runs <= {busy} else None
+        return replace(measurement, client=replace(measurement.client, saturated=told))
+
+def pytest_autotune_load_generator(suite):
+    return Busy()
+"""
+
+
+@pytest.mark.parametrize(("busy", "errors"), [(1, 0), (2, 1)], ids=["a busy moment", "a client that is too slow"])
+def test_a_batch_with_a_saturated_client_is_measured_once_more_before_it_is_an_error(project, busy, errors):
+    project.pytester.makeconftest(BUSY_CLIENT.format(busy=busy))
+    suite = project.suite()
+    suite.write_text(suite.read_text().replace("max-num-seqs: [2, 64]", "max-num-seqs: [64]"))
+    result = project.run("suites", "--autotune")
+    assert result.ret == errors
+    assert result.parseoutcomes().get("errors", 0) == errors
+    (logged,) = (project.path / ".autotune").glob("*/run.log")
+    assert logged.read_text().count("concurrency=1 is measured once more: client saturated") == 1

@@ -11,7 +11,7 @@ from pytest_autotune.engines.sim.arguments import Settings
 from pytest_autotune.engines.sim.hardware import DeviceMemoryError
 from pytest_autotune.engines.sim.simulate import simulate
 from pytest_autotune.statistics import summarise
-from pytest_autotune.suite import load_suite
+from pytest_autotune.suite_file import load_suite
 
 MARGIN = 0.15  # of a limit, between what decides a verdict and the limit
 

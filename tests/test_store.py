@@ -242,7 +242,6 @@ def test_runs_suites_and_progress_come_back(store, clock):
         ("suites/a.yaml", {"name": "suites/a.yaml"}),
         ("suites/b.yaml", {"name": "suites/b.yaml"}),
     ]
-    assert store.studies_of_run("run-2") == ("study",)
     assert store.progress("run-2") == [
         Note("gw0", "trial-000 deploy", clock.now),
         Note("gw1", "trial-001 c4", clock.now),

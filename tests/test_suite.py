@@ -8,7 +8,8 @@ import pytest
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Choice, Constraint, Float, Integer, Space
-from pytest_autotune.suite import LoadBlock, Objective, SearchBlock, Suite, TimeoutsBlock, load_suite
+from pytest_autotune.suite import LoadBlock, Objective, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_file import load_suite
 from pytest_autotune.suite_schema import suite_schema
 from pytest_autotune.yaml_source import read_yaml
 

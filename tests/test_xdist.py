@@ -147,7 +147,7 @@ def test_the_quickstart_has_the_same_outcomes_and_best_configuration_on_four_wor
         with project.store() as store:
             run = store.runs()[0]
         best = json.loads((project.path / ".autotune" / run.id / "quickstart" / "best.json").read_text())
-        seen.append((outcomes, best["configuration"]))
+        seen.append((outcomes, best["best"]["configuration"]))
     assert seen[0] == seen[1]
     assert len(seen[0][0]) == 10 * 4 + 1
     assert seen[0][1] == {"gpu-memory-utilization": 0.9, "max-num-batched-tokens": 512}

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.engines.engine import Flag
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,12 +90,8 @@ def _installation(answer: Mapping[str, Any]) -> Installation:
 
 
 def _keep(path: Path, answer: Mapping[str, Any]) -> None:
-    """Write a cache file so that readers see all of it or nothing."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(answer, file)
-        Path(file.name).replace(path)
+        write_atomically(path, json.dumps(answer))
     except OSError:  # a read-only home costs seconds, not the run
         return
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.files import write_atomically
 from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
+from pytest_autotune.records import utc_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
 from pytest_autotune.selection import NOISE
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from pytest_autotune.reporting.report import SuiteReport
@@ -36,7 +36,6 @@ def write_best(directory: Path, report: SuiteReport) -> tuple[Path, ...]:
     best = report.selection.best
     if best is None:
         return ()
-    directory.mkdir(parents=True, exist_ok=True)
     written = [directory / "best.json"]
     text = json.dumps(best_document(report, best), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(written[0], text + "\n")
@@ -72,8 +71,8 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
         "gpu": report.gpu,
         "run": {
             "id": report.run_id,
-            "started_at": utc(report.started_at),
-            "finished_at": utc(report.finished_at),
+            "started_at": utc_text(report.started_at, timespec="seconds"),
+            "finished_at": utc_text(report.finished_at, timespec="seconds"),
             "elapsed_s": report.elapsed_s,
         },
     }
@@ -98,22 +97,6 @@ def best_script(report: SuiteReport, best: JudgedTrial) -> str:
     return "\n".join(lines) + "\nexec " + " \\\n  ".join(script_words(words)) + "\n"
 
 
-def utc(moment: datetime) -> str:
-    """Return a UTC timestamp as ISO 8601 with ``Z``."""
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def write_atomically(path: Path, text: str, *, executable: bool = False) -> None:
-    """Write a whole file or none: a reader, or a kill, never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o777 if executable else 0o666)
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - of a descriptor
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
     trial = judged.trial
     return {
@@ -130,7 +113,7 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "score_covers": judged.coverage,
         "concurrency": None if judged.level is None else judged.level.concurrency,
         "capacity": None if judged.capacity is None else judged.capacity.concurrency,
-        "started_at": utc(trial.started_at),
+        "started_at": utc_text(trial.started_at, timespec="seconds"),
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
     }
@@ -150,7 +133,7 @@ def _batch(batch: JudgedBatch) -> dict[str, Any]:
         "errors": record.errors,
         "window_s": record.window_s,
         "client": None if record.client is None else dataclasses.asdict(record.client),
-        "started_at": utc(record.started_at),
+        "started_at": utc_text(record.started_at, timespec="seconds"),
     }
 
 
@@ -194,7 +177,7 @@ def _remarks(report: SuiteReport, best: JudgedTrial) -> list[str]:
     return [
         f"Best configuration of suite {report.suite.name} ({report.path}), {report.suite.engine}{version}:",
         f"  {settings(mask(dict(best.trial.configuration), report.secrets))}",
-        f"Measured {utc(best.trial.started_at)} on {where}: {best.headline}.",
+        f"Measured {utc_text(best.trial.started_at, timespec='seconds')} on {where}: {best.headline}.",
         f"Selected from {trials} in run {report.run_id}; numbers are in best.json.",
     ]
 

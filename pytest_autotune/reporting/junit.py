@@ -8,9 +8,10 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from pytest_autotune.files import write_atomically
 from pytest_autotune.formatting import settings, unit
 from pytest_autotune.masking import mask, mask_text
-from pytest_autotune.reporting.export import utc, write_atomically
+from pytest_autotune.records import utc_text
 from pytest_autotune.selection import slo_lines
 from pytest_autotune.slo import Status, explain
 
@@ -37,7 +38,6 @@ _UNITS = {
 
 def write_junit(path: Path, reports: Iterable[SuiteReport]) -> None:
     """Write the verdict report of a run, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, junit_text(reports))
 
 
@@ -71,7 +71,7 @@ def _suite(report: SuiteReport) -> TestSuite:
     return TestSuite(
         _clean(report.suite.name, report),
         cases,
-        timestamp=utc(report.started_at),
+        timestamp=utc_text(report.started_at, timespec="seconds"),
         file=_clean(report.path, report),
         properties={name: _clean(value, report) for name, value in _properties(report).items() if value},
     )

@@ -52,7 +52,7 @@ class SuiteReport:
     deployments: int  # servers that this run started for the suite
     recorded: int = 0  # trials whose result was in the store before this run
     address: Address | None = None  # of the selected trial's server; None: its command line is exported as it was
-    env: Mapping[str, str] = field(default_factory=dict)  # of that server, beyond the inherited one and `suite.env`
+    env: Mapping[str, str] = field(default_factory=dict)  # of that server: `suite.env`, variables filled in
     environment: Mapping[str, Any] = field(default_factory=dict)  # the run's environment record
     gpu: str = ""  # e.g. "8 x NVIDIA H100 80GB HBM3"
     commit: str = ""  # git revision of the suite's repository

@@ -24,7 +24,8 @@ from pytest_autotune.load.http import HttpLoad
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Choice, Constraint, Space
 from pytest_autotune.statistics import summarise
-from pytest_autotune.suite import Suite, TimeoutsBlock, load_suite
+from pytest_autotune.suite import Suite, TimeoutsBlock
+from pytest_autotune.suite_file import load_suite
 
 HERE = Path(__file__).parent
 PYTHON = os.environ.get("PYTEST_AUTOTUNE_VLLM_PYTHON", "")

@@ -24,7 +24,6 @@ A share below 1 is spread evenly and never hits the first generation, which is t
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_autotune.engines.sim.api import ApiError
+from pytest_autotune.spelling import closest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +84,8 @@ def parse_fault(text: str) -> Fault:
     """Read one spec; raise `ValueError` naming what is allowed."""
     kind, equals, argument = text.partition("=")
     if kind not in _ARGUMENTS:
-        near = difflib.get_close_matches(kind, _ARGUMENTS, n=1)
-        hint = f", did you mean {near[0]}?" if near else f" (known: {', '.join(_ARGUMENTS)})"
+        near = closest(kind, _ARGUMENTS)
+        hint = f", did you mean {near}?" if near else f" (known: {', '.join(_ARGUMENTS)})"
         raise ValueError(f"{kind!r} is not a fault{hint}")
     pattern, optional, form = _ARGUMENTS[kind]
     if not equals and optional:
