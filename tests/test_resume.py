@@ -27,6 +27,7 @@ def test_recorded_trials_are_reported_again_and_not_run_again(project):
         assert [len(store.trials_of_run(run.id)) for run in store.runs()] == [0, 2]  # newest first
 
 
+@pytest.mark.slow
 def test_fresh_measures_everything_again(project):
     project.suite()
     project.run("suites", "--autotune")
@@ -47,6 +48,7 @@ def test_a_trial_measured_in_part_is_measured_again(project):
     assert sorted(len(trial.batches) for trial in trials) == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_changed_load_is_another_measurement_and_a_changed_limit_is_not(project):
     suite = project.suite()
     project.run("suites", "--autotune")
@@ -68,6 +70,7 @@ def pytest_runtest_setup(item):
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_fresh_run_is_continued_in_its_own_generation(project):
     project.suite()
     project.pytester.makeconftest(INTERRUPT)
@@ -80,8 +83,8 @@ def test_an_interrupted_fresh_run_is_continued_in_its_own_generation(project):
     assert continued.stdout.str().count("[recorded]") == 3
     with project.store() as store:
         last, fresh, first = store.runs()
-        (study,) = store.studies_of_run(last.id)
-        history = {trial.slot: (trial.run_id, trial.generation) for trial in store.history(study)}
+        (covered,) = store.suites_of_run(last.id)
+        history = {trial.slot: (trial.run_id, trial.generation) for trial in store.history(covered.study)}
         slots = [trial.slot for trial in store.trials_of_run(last.id)]
     assert history == {"max-num-seqs:2": (fresh.id, fresh.id), "max-num-seqs:64": (last.id, fresh.id)}
     assert slots == ["max-num-seqs:64"]
@@ -97,11 +100,12 @@ os.execv(sys.executable, [sys.executable, "-m", "pytest_autotune.engines.sim", *
 """
 
 
+@pytest.mark.slow
 def test_trouble_that_was_not_the_configurations_is_measured_again(project):
     script = project.path / "server.py"
     script.write_text(UNLUCKY.format(path=str(project.path / "tried")))
     command = [sys.executable, str(script), "--host", "{host}", "--port", "{port}", "--served-model-name"]
-    command += ["{model_name}", "--model", "{model}", "{flags}"]
+    command += ["{model_name}", "--model", "llama-3.1-8b", "{flags}"]
     project.suite(QUICK_SUITE.replace("engine: sim", f"engine: command\ncommand: {command}"))
     first = project.run("suites", "--autotune", "-v")
     assert first.ret == 1
@@ -115,6 +119,7 @@ def test_trouble_that_was_not_the_configurations_is_measured_again(project):
     assert project.run("suites", "--autotune", "-v").stdout.str().count("[recorded]") == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["elsewhere/kept.db", "sqlite:///elsewhere/kept.db"])
 def test_the_store_may_be_anywhere(project, store):
     project.suite()
@@ -136,7 +141,10 @@ def newer(path):
     ("make", "message"),
     [
         (lambda path: path.mkdir(), "is a directory: name a file in it"),
-        (lambda path: path.write_bytes(b"no database at all\n" * 400), "is not an SQLite database: move that file away"),
+        (
+            lambda path: path.write_bytes(b"no database at all\n" * 400),
+            "is not an SQLite database: move that file away",
+        ),
         (newer, "has schema version 1000, this pytest-autotune reads up to"),
     ],
     ids=["directory", "garbage", "newer"],

@@ -54,6 +54,7 @@ def pytest_runtest_setup(item):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_one_trial_which_the_next_run_measures(project):
     project.suite(FOUR_TRIALS)
     project.pytester.makeconftest(killer("c1"))
