@@ -202,6 +202,36 @@ def test_a_dead_owner_that_nobody_has_waited_for_is_dead():
     child.wait()
 
 
+def owner_of(process):
+    found = _guard.look_up(process.pid)
+    return str(leftovers.Owner("run", found.pid, found.start, leftovers.this_place()))
+
+
+def test_an_interrupted_owner_ends_and_whoever_waits_for_one_of_several_notices():
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        owners = [owner_of(process) for process in sleepers]
+        began = time.monotonic()
+        leftovers.await_end_of_any(owners, timeout_s=0.2)
+        assert time.monotonic() - began >= 0.2
+        leftovers.interrupt_owner(owners[1])
+        leftovers.await_end_of_any(owners, timeout_s=30)
+        assert [leftovers.owner_alive(owner) for owner in owners] == [True, False]
+        leftovers.await_end_of_any(owners, timeout_s=30)  # it is dead already: nothing to wait for
+        assert time.monotonic() - began < 20
+    finally:
+        for process in sleepers:
+            process.kill()
+            process.wait()
+
+
+def test_an_owner_elsewhere_is_neither_interrupted_nor_waited_for():
+    here = leftovers.this_place()
+    elsewhere = leftovers.Owner("run", os.getpid(), 1, here._replace(boot=here.boot + 1))
+    leftovers.interrupt_owner(str(elsewhere))
+    leftovers.await_end_of_any([str(elsewhere), "no owner"], timeout_s=30)
+
+
 @given(st.text(), *[st.integers(0)] * 5)
 def test_an_owner_string_reads_back(run_id, pid, start, namespace, boot, machine):
     owner = leftovers.Owner(run_id, pid, start, leftovers.Place(namespace, boot, machine))

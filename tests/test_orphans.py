@@ -317,7 +317,7 @@ def assert_reported(scene, signum, status, ended, *, states=("running",)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trials", [4])
+@pytest.mark.parametrize("trials", [2])
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
 def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
     with scene.started("-n2", "--junitxml=report.xml") as process:
