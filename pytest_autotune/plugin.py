@@ -106,7 +106,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         return (yield)
     from pytest_autotune import searching
 
-    with searching.progress(session.config):
+    with searching.progress(session.config), searching.workers_interrupted_too(session.config):
         result = yield  # an interrupt or -x goes through: no verdict on half a run
     searching.conclude(session)
     return result

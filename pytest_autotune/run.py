@@ -210,6 +210,14 @@ class Run:
             if owner_alive(trial.owner) is False:
                 self.store.mark_lost(self.id, trial.owner, reason=f"{worker} died: {reason}")
 
+    def interrupt_workers(self) -> None:
+        """Send SIGINT to the xdist workers that are in the middle of a trial."""
+        from pytest_autotune.deploy.leftovers import interrupt_owner
+
+        running = (trial.owner for trial in self.store.trials_of_run(self.id) if trial.state == "running")
+        for owner in set(running) - {self.owner}:
+            interrupt_owner(owner)
+
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:
         self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_autotune.errors import AutotuneError
+from pytest_autotune.errors import AutotuneError, StoreError
 from pytest_autotune.progress import CI_INTERVAL_S, StoreReporter, StoreWatcher, Throttled
 from pytest_autotune.stash import WORKER_INTERRUPTED, run_of, settings_of, summary_key
 from pytest_autotune.ticker import Ticker
@@ -41,6 +40,7 @@ def begin(config: pytest.Config) -> None:
         run.open_log(f"run-{os.environ['PYTEST_XDIST_WORKER']}")
         run.reporter = StoreReporter(run.store, run.id, run.owner)
         config.pluginmanager.register(_WorkerInterrupts(config), "autotune-interrupts")
+        _handle(config, signal.SIGINT, _interrupt_once)
         return
     _end_on_signals(config)
     try:
@@ -66,12 +66,23 @@ def _end_on_signals(config: pytest.Config) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        before = signal.signal(signum, interrupt)
-        config.add_cleanup(partial(_restore, signum, before))
+        _handle(config, signum, interrupt)
 
 
-def _restore(signum: signal.Signals, handler: Callable[[int, FrameType | None], Any] | int | None) -> None:
-    signal.signal(signum, handler)
+def _handle(config: pytest.Config, signum: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Handle a signal until pytest unconfigures."""
+    before = signal.signal(signum, handler)
+
+    def restore() -> None:
+        signal.signal(signum, before)
+
+    config.add_cleanup(restore)
+
+
+def _interrupt_once(_signum: int, _frame: FrameType | None) -> None:
+    """End an xdist worker in order, on the first of the SIGINTs that terminal, controller and execnet may send."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class _WorkerInterrupts:
@@ -83,6 +94,17 @@ class _WorkerInterrupts:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Note it in what the worker sends when it ends."""
         self._config.workeroutput[WORKER_INTERRUPTED] = excinfo.errisinstance(KeyboardInterrupt)
+
+
+@contextmanager
+def workers_interrupted_too(config: pytest.Config) -> Iterator[None]:
+    """Pass an interrupt on to workers in the middle of a trial; xdist would wait for them until CI loses patience."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(StoreError):  # they end later then; the interrupt must not turn into another error
+            run_of(config).interrupt_workers()
+        raise
 
 
 def go_on_without(node: WorkerController) -> None:

@@ -302,12 +302,13 @@ def assert_hit(scene, phase, seen, ended):
     assert ended.phase == seen.phase, scene.explain(f"meant {phase}, hit {ended.phase}")
 
 
-def assert_reported(scene, signum, status, ended):
+def assert_reported(scene, signum, status, ended, *, states=("running",)):
     """SIGKILL leaves a running attempt for the next run; what can be caught ends in order."""
     (run,) = list(scene.query("select outcome, ended_at from runs where id = '" + ended.run + "'"))
     report = scene.path / "report.xml"
     if signum is signal.SIGKILL:
-        assert (status, run, ended.state) == (-9, (None, None), "running"), scene.explain(f"status {status}")
+        assert (status, run) == (-9, (None, None)), scene.explain(f"status {status}, run {run}")
+        assert ended.state in states, scene.explain(f"attempt is {ended.state}")
         return
     assert (status, run[0]) == (2, "interrupted"), scene.explain(f"status {status}, run {run}")
     assert ended.state == ("finished" if ended.phase == "stop" else "interrupted"), scene.explain("attempt not settled")
@@ -327,7 +328,8 @@ def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
         scene.assert_nothing_left()
     scene.assert_consistent()
     (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
-    assert_reported(scene, signum, status, ended)
+    # A worker whose controller is gone may have the time to end in order.
+    assert_reported(scene, signum, status, ended, states=("running", "interrupted"))
     assert scene.finish() == 0, scene.explain("the next run")
     scene.assert_complete()
 

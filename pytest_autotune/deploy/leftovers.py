@@ -96,6 +96,16 @@ def owner_alive(text: str, *, here: Place | None = None) -> bool | None:
     return process is not None and process.start == owner.start and not process.zombie
 
 
+def interrupt_owner(text: str) -> None:
+    """Send SIGINT to an owner, if it lives here."""
+    owner = parse_owner(text)
+    if owner is None or not owner.place.shares_pids_with(this_place()):
+        return
+    process = _guard.look_up(owner.pid)
+    if process is not None and process.start == owner.start:
+        _guard.send(process, signal.SIGINT)
+
+
 def await_end_of_any(owners: Iterable[str], *, timeout_s: float) -> None:
     """Return once one of these owners is dead, at the latest after `timeout_s`."""
     with ExitStack() as opened:
