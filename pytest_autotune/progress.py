@@ -43,7 +43,7 @@ class Standing:
         """Look the search up in the store."""
         plan = trial.plan
         suite = plan.suite
-        history = store.history(plan.study)
+        history = plan.history(store)
         finished = [record for record in history if record.state == "finished"]
         judged = [
             judge_trial(record, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)

@@ -61,7 +61,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
 
 def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
     plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-    history = run.store.history(plan.study)
+    history = plan.history(run.store)
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
     run.selected(plan, report.selection.best)

@@ -55,6 +55,11 @@ class Plan:
     slots: tuple[Slot, ...]  # its trials, in the order they are collected
     levels: tuple[Level, ...]
 
+    def history(self, store: Store) -> tuple[TrialRecord, ...]:
+        """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
+        names = {slot.name for slot in self.slots}
+        return tuple(trial for trial in store.history(self.study) if trial.slot in names)
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

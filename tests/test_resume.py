@@ -161,5 +161,15 @@ def test_an_unusable_store_is_one_line_and_a_usage_error(project, make, message,
     assert "Traceback" not in result.stdout.str()
 
 
+def test_a_value_that_the_suite_no_longer_has_is_not_selected(project):
+    suite = project.suite()
+    first = project.run("suites", "--autotune")
+    suite.write_text(suite.read_text().replace("max-num-seqs: [2, 64]", "max-num-seqs: [2]"))
+    second = project.run("suites", "--autotune")
+    assert "best: max-num-seqs=64" in first.stdout.str()
+    assert "best: max-num-seqs=2 " in second.stdout.str()
+    assert "1 trial (1 compliant)" in second.stdout.str()
+
+
 def best_line(result):
     return re.search(r"best output throughput.*", result.stdout.str()).group()
