@@ -57,6 +57,7 @@ class Trial(pytest.Collector):
         except (NotRun, SpaceExhausted) as reason:
             pytest.skip(str(reason))
         self.addfinalizer(self.live.close)
+        self.live.forget_checks_but({check.name for check in self.checks})
 
     def marker(self, level: Level | None = None) -> pytest.MarkDecorator:
         """Return what ``-m 'config(max_num_seqs=64, concurrency=8)'`` selects items by.
@@ -77,23 +78,16 @@ class Trial(pytest.Collector):
         return self.live
 
 
-class TrialItem(pytest.Item):
-    """What the items of a trial share: the parameters on every report, and the suite as their place."""
-
-    trial: Trial
-    category = ""  # outcome when it passes, as the terminal counts it
-
-    def describe(self, **properties: object) -> None:
-        """Put the trial's parameters and `properties` on the reports, which reach the controller and JUnit."""
-        live = self.trial.claimed
-        self.user_properties += [(f"param.{name}", value) for name, value in live.configuration.items()]
-        self.user_properties += list(properties.items())
-        self.user_properties.append(("autotune.configuration", settings(live.configuration)))
-        if live.recorded:
-            self.user_properties.append(("autotune.recorded", live.record.run_id))
+def _describe(item: pytest.Item, live: LiveTrial, **properties: object) -> None:
+    """Put the trial's parameters and `properties` on the item's reports, which reach the controller and JUnit."""
+    item.user_properties += [(f"param.{name}", value) for name, value in live.configuration.items()]
+    item.user_properties += list(properties.items())
+    item.user_properties.append(("autotune.configuration", settings(live.configuration)))
+    if live.recorded:
+        item.user_properties.append(("autotune.recorded", live.record.run_id))
 
 
-class Deploy(TrialItem):
+class Deploy(pytest.Item):
     """``deploy``: starting the server, with a duration of its own."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -102,7 +96,7 @@ class Deploy(TrialItem):
 
     def setup(self) -> None:
         """Deploy; a server that refuses is a finding, one that does not come up an error."""
-        self.describe()
+        _describe(self, self.trial.claimed)
         _not_run_is_skip(self.trial.claimed.deploy)
         self.user_properties.append(("autotune.outcome", "deployed"))
 
@@ -114,7 +108,7 @@ class Deploy(TrialItem):
         return self.path, 0, f"{self.trial.name} deploy"
 
 
-class BatchItem(TrialItem):
+class BatchItem(pytest.Item):
     """``c8``: one load level, measured in the set-up phase and judged in the call phase.
 
     So a batch that cannot be measured is an error, one that misses its limits a failure.
@@ -129,7 +123,7 @@ class BatchItem(TrialItem):
 
     def setup(self) -> None:
         """Measure the batch, or read its record."""
-        self.describe(concurrency=self.level.concurrency)
+        _describe(self, self.trial.claimed, concurrency=self.level.concurrency)
         self.measured = measured = _measure(self.trial, self.level)
         self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(measured.record.metrics.items())]
         if measured.verdict.status is Status.FAILED:
@@ -159,7 +153,7 @@ class Check(pytest.Function):
 
     def setup(self) -> None:
         """Put the parameters on the reports, then set the function's fixtures up."""
-        TrialItem.describe(self)  # type: ignore[arg-type]
+        _describe(self, self.trial.claimed)
         super().setup()
 
     def runtest(self) -> None:
@@ -167,10 +161,14 @@ class Check(pytest.Function):
         try:
             super().runtest()
         except AssertionError as missed:
-            if self.level is not None:
-                self.trial.claimed.note_check(self.level, self.name, str(missed).partition("\n")[0])
+            self._note(str(missed).partition("\n")[0])
             raise
+        self._note("")
         self.user_properties.append(("autotune.outcome", "compliant"))
+
+    def _note(self, problem: str) -> None:
+        if self.level is not None:
+            self.trial.claimed.note_check(self.level, self.name, problem)
 
 
 class PlainErrors(pytest.Collector):

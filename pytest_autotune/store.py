@@ -212,12 +212,16 @@ class Store:
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
 
     def record_check(self, trial: int, level: Level, *, name: str, problem: str) -> None:
-        """Note that a check of a Python suite failed on a recorded batch: the batch is not compliant."""
+        """Note what a check of a Python suite found wrong with a batch, which makes it not compliant.
+
+        It replaces what the check found before; an empty `problem` withdraws it.
+        """
         with self._database.write() as connection:
             of_batch = (batches.c.trial_id == trial) & (batches.c.level == level.name)
             failed = connection.execute(select(batches.c.failed_checks).where(of_batch)).scalar_one()
-            told = mask_text(f"{name}: {problem}")
-            connection.execute(update(batches).where(of_batch).values(failed_checks=[*failed, told]))
+            others = [text for text in failed if not text.startswith(f"{name}: ")]
+            told = [mask_text(f"{name}: {problem}")] if problem else []
+            connection.execute(update(batches).where(of_batch).values(failed_checks=[*others, *told]))
 
     def finish(self, trial: int, *, status: Status, reason: str = "", cause: str = "", elapsed_s: float) -> None:
         """Close a trial with its verdict: from now on it counts, and its slot is never measured again."""

@@ -19,7 +19,7 @@ from pytest_autotune.statistics import measured, summarise
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import datetime
     from pathlib import Path
 
@@ -190,9 +190,21 @@ class LiveTrial:
         return batch
 
     def note_check(self, level: Level, name: str, problem: str) -> None:
-        """Record that a check of the user's own found the batch at `level` not compliant."""
-        if not self.recorded:
+        """Record what a check of the user's own found wrong with the batch at `level`; nothing when `problem` is empty.
+
+        A recorded batch is checked anew each time: its last outcome counts.
+        """
+        failed = self._batches[level].failed_checks
+        if problem or any(text.startswith(f"{name}: ") for text in failed):
             self._bench.store.record_check(self.record.id, level, name=name, problem=problem)
+
+    def forget_checks_but(self, names: Collection[str]) -> None:
+        """Drop what checks found that the suite no longer has; `names` are those of its functions."""
+        for level, batch in self._batches.items():
+            for text in batch.failed_checks:
+                check = text.partition(": ")[0]
+                if check.removesuffix(f"[{level.name}]") not in names:
+                    self.note_check(level, check, "")
 
     def close(self) -> None:
         """Tear the server down, whatever happened, and record what the trial came to."""

@@ -88,3 +88,23 @@ def test_a_check_without_suite_is_told_what_to_add(project):
     result = project.run("suites/suite_quick.py", "--autotune")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*has no SUITE; add SUITE = *"])
+
+
+def test_checks_of_recorded_batches_count_as_they_are_now(project):
+    project.suite()
+    checks = project.path / "suites" / "suite_quick.py"
+    checks.write_text('SUITE = "quick.yaml"\ndef test_few(batch):\n    assert batch.concurrency < 8\n')
+    assert "2/2 batches compliant" not in project.run("suites/suite_quick.py", "--autotune", "-v").stdout.str()
+
+    checks.write_text('SUITE = "quick.yaml"\ndef test_few(batch):\n    assert batch.concurrency < 80\n')
+    mended = project.run("suites/suite_quick.py", "--autotune", "-v").stdout.str()
+    assert "2/2 batches compliant" in mended
+    assert "[recorded]" in mended
+
+    checks.write_text('SUITE = "quick.yaml"\ndef test_none(batch):\n    assert batch.concurrency < 1\n')
+    assert project.run("suites/suite_quick.py", "--autotune").ret == 1
+
+    checks.write_text('SUITE = "quick.yaml"\n')
+    without = project.run("suites/suite_quick.py", "--autotune", "-v")
+    assert without.ret == 0
+    assert "2/2 batches compliant" in without.stdout.str()
