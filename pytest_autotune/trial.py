@@ -229,15 +229,18 @@ class LiveTrial:
             owner=bench.owner,
             on_phase=lambda phase: bench.announce(self, phase, None),
         )
-        server = self._resources.enter_context(bench.deployer.deploy(launch))
+        record = partial(bench.store.record_deployment, self.record.id, gpus=self.gpus, server_log=str(launch.log))
+        try:
+            server = self._resources.enter_context(bench.deployer.deploy(launch))
+        except DeployError:
+            if not self.recorded:
+                record(argv=(), effective={}, deploy_s=None)
+            raise
         if not self.recorded:
-            bench.store.record_deployment(
-                self.record.id,
+            record(
                 argv=server.argv,
                 effective=server.effective,
-                gpus=self.gpus,
                 deploy_s=server.started_s,
-                server_log=str(launch.log),
                 url=server.url,
                 model_name=server.model_name,
             )

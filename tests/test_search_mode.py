@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,10 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
             "SKIPPED*quick.yaml*not deployed: out of memory*",
         ]
     )
+    with project.store() as store:
+        (run,) = store.runs()
+        refused = [trial for trial in store.trials_of_run(run.id) if trial.status == "infeasible"]
+    assert [(trial.gpus, Path(trial.server_log).exists()) for trial in refused] == [(1, True), (1, True)]
     cases = project.testcases()
     name = "suites.quick.yaml.max-num-seqs:2-gpu-memory-utilization:0.9"
     assert cases[f"{name}.c8"].find("skipped").get("type") == "pytest.xfail"
