@@ -48,6 +48,19 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
             for node in self.nodes:
                 node.shutdown()
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Hand the next trial to a worker; it stays queued when the worker has just died.
+
+        xdist learns of a death a moment after the connection is closed, and sends in between.
+        """
+        scope, unit = next(iter(self.workqueue.items()))
+        try:
+            super()._assign_work_unit(node)
+        except OSError:
+            del self.assigned_work[node][scope]
+            self.workqueue[scope] = unit
+            self.workqueue.move_to_end(scope, last=False)
+
     def _report_lost(self, nodeids: Sequence[str], reason: str) -> None:
         for nodeid in nodeids:
             path, _, name = nodeid.partition("::")
