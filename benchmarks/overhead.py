@@ -3,7 +3,8 @@
     python benchmarks/overhead.py
 
 Prints a figure and its limit for each; exits 1 when a limit is missed. Costs that are differences
-(with and without the plugin) are measured as interleaved pairs, and the median of the pairs counts.
+(with and without the plugin) are measured as interleaved pairs, and the median of the pairs counts;
+of the others the quickest of three, since a busy machine only ever adds to them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Instant:
 def pytest_autotune_load_generator(suite):
     return Instant()
 """
+REPETITIONS = 3
 
 # As a user has it: with compiled modules kept from run to run.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -80,12 +82,15 @@ def collection() -> tuple[float, float]:
         (directory / "pytest.ini").touch()
         (directory / "large.yaml").write_text(CONFIGURATIONS_SUITE)
         pytest_run(directory, "large.yaml", "--autotune", "--collect-only", "-qq", "-k", "nothing", expected=5)
-        empty, _ = pytest_run(directory, "--version")
-        elapsed, output = pytest_run(directory, "large.yaml", "--autotune", "--collect-only", "-qq")
-        if "20000" not in output:
-            raise SystemExit(f"expected 20000 items, got: {output[-200:]}")
+        pairs = []
+        for _ in range(REPETITIONS):
+            empty, _ = pytest_run(directory, "--version")
+            elapsed, output = pytest_run(directory, "large.yaml", "--autotune", "--collect-only", "-qq")
+            if "20000" not in output:
+                raise SystemExit(f"expected 20000 items, got: {output[-200:]}")
+            pairs.append(elapsed - empty)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        return elapsed - empty, peak
+        return min(pairs), peak
 
 
 def idle() -> float:
@@ -126,7 +131,7 @@ def main() -> int:
         ("collecting 10,000 configurations", seconds, 3.0, "s"),
         ("peak memory of that", megabytes, 300.0, "MB"),
         ("a pytest run without --autotune", idle() * 1000, 50.0, "ms"),
-        ("overhead per batch of 500 requests", batch() * 1000, 30.0, "ms"),
+        ("overhead per batch of 500 requests", min(batch() for _ in range(REPETITIONS)) * 1000, 30.0, "ms"),
     ]
     for name, value, limit, unit in figures:
         print(f"{name:<40} {value:8.1f} {unit:<3} (limit {limit:.0f} {unit})")
