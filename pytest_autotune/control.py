@@ -212,7 +212,7 @@ def _connect(url: str, deadline: float) -> socket.socket:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
             return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: until it is returned nobody else closes the socket
         connection.close()
         raise
     return connection
