@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.truth import Truth, TruthServer, build
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
+from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured, percentile, summarise
 
@@ -58,7 +59,7 @@ def main(levels: list[int]) -> None:
 
 def measure(url: str, concurrency: int) -> Measurement:
     workload = Workload(
-        prompt_tokens=512, output_tokens=TOKENS, duration_s=5.0, warmup_s=1.5, request_timeout_s=30.0, seed=concurrency
+        prompt_tokens=Fixed(512), output_tokens=Fixed(TOKENS), duration_s=5.0, warmup_s=1.5, request_timeout_s=30.0, seed=concurrency
     )
     target = Target(url, "truth", ignore_eos=True)
     return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda _: None)

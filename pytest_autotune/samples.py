@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+Shape = Literal["concurrency", "rate", "burst", "stages", "replay"]
+
+_NAMES = {"concurrency": "c{}", "rate": "r{}", "burst": "burst{}", "stages": "stages", "replay": "replay-{}x"}
+_TEXTS = {
+    "concurrency": "concurrency={}",
+    "rate": "rate={}/s",
+    "burst": "burst={}",
+    "stages": "stages",
+    "replay": "replay={}x",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Level:
-    """One load level: so many requests in flight at any time (closed loop)."""
+    """One load level: how much is asked of the server at once, in the unit of its shape.
 
-    concurrency: int
+    * ``concurrency``: requests in flight at any time (closed loop)
+    * ``rate``: requests per second that are sent whether or not the server keeps up (open loop)
+    * ``burst``: requests that are all sent at the same moment
+    * ``stages``: the stages that the workload lists, one after the other; the value says nothing
+    * ``replay``: the trace of the workload, so many times as fast as it was recorded
+    """
+
+    value: float
+    shape: Shape = "concurrency"
+
+    @property
+    def concurrency(self) -> int | None:
+        """Requests in flight at any time; None when the level is of another shape."""
+        return int(self.value) if self.shape == "concurrency" else None
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent by the clock, not by the end of earlier ones."""
+        return self.shape in ("rate", "burst", "replay")
 
     @property
     def name(self) -> str:
-        """The name of the level's pytest item, e.g. ``c8``."""
-        return f"c{self.concurrency}"
+        """The name of the level's pytest item, e.g. ``c8`` or ``r2.5``."""
+        return _NAMES[self.shape].format(f"{self.value:.12g}")
 
     def __str__(self) -> str:
-        return f"concurrency={self.concurrency}"
+        return _TEXTS[self.shape].format(f"{self.value:.12g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +66,26 @@ class Sample:
     end_s: float  # last byte of the answer arrived, or the failure was noticed
     prompt_tokens: int  # as the server counted them, else as they were sent
     output_tokens: int
-    gaps_s: tuple[float, ...] = ()  # between arrivals that carried tokens: inter-token latencies
+    gaps_s: Sequence[float] = ()  # between arrivals that carried tokens: inter-token latencies
     error: str | None = None  # kind of failure ("timeout", "http-503", "reset", ...); None when it succeeded
     id: str = ""  # the x-request-id it carried: finds the request in the server's log
+    due_s: float | None = None  # open loop: when it should have been sent; latencies count from here
+    client_s: float = 0.0  # how long the first token lay in the kernel before the client read it; in no latency
+
+    @property
+    def start_s(self) -> float:
+        """Where latencies count from: the intended time of an open loop, else when the request was written."""
+        return self.sent_s if self.due_s is None else self.due_s
 
     @property
     def ttft_s(self) -> float | None:
         """Time to first token."""
-        return None if self.first_s is None else self.first_s - self.sent_s
+        return None if self.first_s is None else self.first_s - self.start_s
 
     @property
     def e2e_s(self) -> float:
         """End-to-end latency."""
-        return self.end_s - self.sent_s
+        return self.end_s - self.start_s
 
     @property
     def tpot_s(self) -> float | None:
@@ -63,15 +99,21 @@ class Sample:
 class ClientHealth:
     """How well the load generator kept up, from the opening of the window to the last measured answer.
 
-    `lag_*` is how late its event loop ran a timer; `send_*` the time from a request being due (and
+    `lag_*` is how long what had arrived lay unread; `send_*` the time from a request being due (and
     its connection open) to its last byte being handed to the kernel.
     """
 
     lag_p99_s: float
     lag_max_s: float
     send_p99_s: float
-    cpu_share: float  # CPU seconds used per second of wall time, of one core
+    cpu_share: float  # CPU seconds used per second of wall time, of one core; of the busiest worker
     saturated: str | None = None  # why the batch is invalid, with what to do; None when the client kept up
+    lag_p50_s: float = 0.0
+    send_max_s: float = 0.0
+    gc_s: float = 0.0  # longest pause of the garbage collector
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    workers: int = 1  # processes that sent the load
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +126,11 @@ class Measurement:
     """
 
     level: Level
-    samples: tuple[Sample, ...]  # in flight at some time inside the window, failed ones included
+    samples: Sequence[Sample]  # in flight at some time inside the window, failed ones included
     window_s: float  # length of the measurement window
     warmup_requests: int  # ended before the window opened; in no other figure
     client: ClientHealth
     errors: Mapping[str, int]  # kind -> count among the measured requests
+    delivered: float = 1.0  # share of the load asked for that reached the server, at most 1
+    oversaturated: str = ""  # how the server fell behind an open loop without bound; empty when it did not
+    stopped: str = ""  # why the window closed before its time; empty when it did not

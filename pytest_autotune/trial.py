@@ -266,6 +266,7 @@ class LiveTrial:
     def _load(self, server: Server, level: Level, attempt: int) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
         from pytest_autotune.load.generator import Target, Workload
+        from pytest_autotune.load.lengths import Fixed
 
         abilities, load = self.plan.engine.abilities, self.plan.suite.load
         started_at = utc_now()
@@ -277,15 +278,15 @@ class LiveTrial:
             ignore_eos=abilities.ignore_eos,
         )
         workload = Workload(
-            prompt_tokens=load.prompt_tokens,
-            output_tokens=load.output_tokens,
+            prompt_tokens=Fixed(load.prompt_tokens),
+            output_tokens=Fixed(load.output_tokens),
             duration_s=load.duration_s,
             warmup_s=load.warmup_s,
             request_timeout_s=load.request_timeout_s,
             max_requests=load.max_requests,
             # The same prompts for every trial, so that trials differ by their configuration only; other
             # prompts for each level and attempt, so that none finds its prompts in a prefix cache.
-            seed=(load.seed * 1_000_003 + level.concurrency) * ATTEMPTS + attempt,
+            seed=(load.seed * 1_000_003 + int(level.value)) * ATTEMPTS + attempt,
         )
         limit_s = self.plan.suite.timeouts.for_batch(load)
         deadline = time.monotonic() + limit_s

@@ -97,7 +97,7 @@ class _Batch:
         self._begins_s = monotonic()
         self._opens_s = self._begins_s + self._workload.warmup_s
         self._closes_s = self._opens_s + self._workload.duration_s
-        streams = self._level.concurrency
+        streams = self._level.concurrency or 1
         ramp_s = min(RAMP_S, self._workload.warmup_s / 2)
         # Not a TaskGroup: it wraps what a callback raises, and raises a signal handler's SystemExit a second time.
         tasks = [
@@ -273,7 +273,7 @@ def _resolve(url: str) -> list[tuple[str, int]]:
 @contextmanager
 def _open_files(level: Level) -> Iterator[None]:
     """Allow this process the open files that a level needs, for a while."""
-    needed = len(list(Path("/proc/self/fd").iterdir())) + level.concurrency + _SPARE_FILES
+    needed = len(list(Path("/proc/self/fd").iterdir())) + (level.concurrency or 1) + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:

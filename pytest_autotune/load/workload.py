@@ -61,11 +61,11 @@ class Requests:
         generator = random.Random(workload.seed)  # noqa: S311 -- prompts are no secrets
         self._symbols = [b"%d," % token for token in TOKEN_IDS] if as_ids else [f"{word} ".encode() for word in WORDS]
         generator.shuffle(self._symbols)
-        base = generator.choices(self._symbols, k=workload.prompt_tokens + _VARIETY)
+        base = generator.choices(self._symbols, k=workload.prompt_tokens.at(0.5) + _VARIETY)
         self._base = b"".join(base)
         self._offsets = list(itertools.accumulate(map(len, base), initial=0))
         self._key = generator.getrandbits(64)
-        self._prompt_tokens = workload.prompt_tokens
+        self._prompt_tokens = workload.prompt_tokens.at(0.5)
         self._numbers = itertools.count()
         self._name = secrets.token_hex(4)  # engines refuse an id that an aborted request of an earlier batch still has
         self._before, self._after = _body(target, workload, as_ids=as_ids)
@@ -94,13 +94,13 @@ def _body(target: Target, workload: Workload, *, as_ids: bool) -> tuple[bytes, b
     """Return the JSON body before and after the prompt."""
     fields = {
         "model": target.model,
-        "max_tokens": workload.output_tokens,
+        "max_tokens": workload.output_tokens.at(0.5),
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     if target.ignore_eos:
-        fields |= {"ignore_eos": True, "min_tokens": workload.output_tokens}
+        fields |= {"ignore_eos": True, "min_tokens": workload.output_tokens.at(0.5)}
     before = json.dumps(fields)[:-1]
     if target.api == "chat":
         return f'{before}, "messages": [{{"role": "user", "content": "'.encode(), b'"}]}'
