@@ -19,7 +19,7 @@ from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.connection import Connection, Exchange
 from pytest_autotune.load.generator import Progress
 from pytest_autotune.load.health import Pulse
-from pytest_autotune.load.workload import Requests
+from pytest_autotune.load.requests import Requests
 from pytest_autotune.samples import Measurement, Sample
 from pytest_autotune.statistics import measured
 
