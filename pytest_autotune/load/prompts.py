@@ -14,11 +14,11 @@ build but buy by call came can car card care case cat cause change check child c
 common cost could country course cry cut dark day deep did do dog done door down draw dream drive dry early earth east
 easy eat end enough even ever every eye face fact fall family far farm fast father fear feel feet few field fight fill
 final find fine fire first fish five fly follow food foot for force form found four free friend from front full game
-gave get girl give glass go gold gone good got government great green ground group grow had half hand happen hard has
-have he head hear heart heat help her here high hill him his hit hold home hope horse hot hour house how hundred ice
-idea if in inch into is island it job join just keep kind king knew know land language large last late laugh law lay
-lead learn leave left less let letter life light like line list live long look lost lot love low made make man many map
-mark may me mean meet men might mile milk mind mine money month moon more morning most mother move much music
+gave get girl give glass go gold gone good got great green ground group grow had half hand happen hard has have he head
+hear heart heat help her here high hill him his hit hold home hope horse hot hour house how hundred ice idea if in inch
+into is island it job join just keep kind king knew know land language large last late laugh law lay lead learn leave
+left less let letter life light like line list live long look lost lot love low made make man many map mark may me mean
+meet men might mile milk mind mine money month moon more morning most mother move much music must
 """
 WORDS = tuple(_COMMON.split())
 TOKEN_IDS = range(300, 900)  # past the special and byte tokens of common vocabularies, and inside every one
