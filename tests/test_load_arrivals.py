@@ -313,3 +313,13 @@ def test_a_load_without_times_of_its_own_has_no_schedule(level, of, by_clock):
     if not by_clock:
         with pytest.raises(ValueError, match=f"^{level} is a closed loop"):
             schedule(level, load)
+
+
+def test_a_worker_imports_nothing_but_the_standard_library_for_times_and_lengths():
+    script = (
+        "import sys; before = set(sys.modules);"
+        " import pytest_autotune.load.arrivals, pytest_autotune.load.lengths, pytest_autotune.load.generator;"
+        " print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["pytest_autotune"]
