@@ -5,7 +5,7 @@ import sys
 from statistics import fmean, pvariance
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.load.arrivals import (
@@ -167,6 +167,7 @@ stages = st.lists(
 )
 
 
+@settings(deadline=None)  # hundreds of times each
 @given(stages=stages, burstiness=st.sampled_from([0.3, 1.0, 5.0, CONSTANT]), seed=st.integers(0, 2**64))
 def test_staged_times_never_run_backwards_and_none_falls_where_the_rate_is_zero(stages, burstiness, seed):
     load = workload(**staged(*stages), arrivals=Arrivals(burstiness), seed=seed)
@@ -183,6 +184,7 @@ def test_staged_times_never_run_backwards_and_none_falls_where_the_rate_is_zero(
     assert not [time for time in moments for low, high in silent if low + 1e-9 < time < high - 1e-9]
 
 
+@settings(deadline=None)  # hundreds of times each
 @given(stages=stages, end_s=st.floats(0.1, 30))
 def test_constant_staged_arrivals_follow_the_integral_to_within_half_a_request(stages, end_s):
     load = workload(**staged(*stages), arrivals=Arrivals(CONSTANT))
