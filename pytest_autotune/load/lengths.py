@@ -29,7 +29,7 @@ def quantile_of(seed: int, number: int, purpose: int) -> float:
     mixed = 0
     for part in (seed, number, purpose):
         mixed = _mixed(mixed + part)
-    return ((mixed >> 11) + 0.5) * 2.0**-53
+    return ((mixed >> 12) + 0.5) * 2.0**-52  # one bit more would round up to 1
 
 
 def _mixed(value: int) -> int:
