@@ -287,7 +287,8 @@ class Client:
         if answer.parts:
             self.bytes_received += sum(map(len, answer.parts))
             answer.digest()
-            self.lags_s.append(answer.lag_s if link.stamped else self._loop.period_s)
+            # The kernel keeps the time of the last piece alone when several lie there: then the loop's own delay tells.
+            self.lags_s.append(max(answer.lag_s, self._loop.period_s) if link.stamped else self._loop.period_s)
 
     def _drop(self, link: Link) -> None:
         self._loop.forget(link.number)
