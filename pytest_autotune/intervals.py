@@ -14,7 +14,7 @@ in which they were sent:
   ratio, they are joined in pairs (Fishman, "Grouping observations in digital simulation", Management
   Science 24, 1978).
 * **Percentiles** by order statistics: no distribution is assumed; the number of requests below the
-  true percentile is binomial (Hahn and Meeker, "Statistical Intervals", 1991, section 5.2).
+  true percentile is binomial (Hahn and Meeker, "Statistical Intervals", 1991, chapter 5).
 * **Shares** by Wilson's score ("Probable inference, the law of succession, and statistical
   inference", Journal of the American Statistical Association 22, 1927).
 * Percentiles and shares of correlated requests use the same formulas with the **effective number** of
@@ -108,7 +108,7 @@ def requests_to_certify(q: float, *, confidence: float = 0.95) -> int:
     """Return how many independent requests, all below a limit, show that their q-th percentile is: 299 for p99.
 
     One-sided, with n requests: were the percentile above the limit, all n would lie below it with
-    probability (q / 100) ** n (Hahn and Meeker 1991, section 5.3). `confidence_intervals` are
+    probability (q / 100) ** n (Hahn and Meeker 1991, chapter 5). `confidence_intervals` are
     two-sided, so that their upper bounds take more: 368 at the least for p99 at 95 %.
     """
     return math.ceil(math.log(1 - confidence) / math.log(q / 100) - 1e-9)
@@ -151,7 +151,7 @@ def percentile_interval(
 
     The bounds are the l-th and u-th smallest value with P(B < l) and P(B >= u) at most half of the
     rest, B being binomial: how many of n values lie below the true percentile (Hahn and Meeker 1991,
-    section 5.2). Ranks among the effective values become those of the n that there are, outwards.
+    chapter 5). Ranks among the effective values become those of the n that there are, outwards.
     """
     count = ordered.size
     trials = max(1, math.floor(min(count, count if effective is None else effective)))
