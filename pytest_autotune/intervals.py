@@ -43,7 +43,7 @@ import numpy as np
 from pytest_autotune.columns import amounts, times
 from pytest_autotune.concurrency import slice_means
 from pytest_autotune.distributions import normal_quantile, two_sided
-from pytest_autotune.metrics import IN_FLIGHT, PER_GPU, STATISTICS, TIMES, parse_metric
+from pytest_autotune.metrics import IN_FLIGHT, PER_GPU, RATES, STATISTICS, TIMES, parse_metric
 from pytest_autotune.statistics import measured, percentile
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def confidence_intervals(
         intervals["error_rate"] = share_interval(failures, confidence=confidence)
         edges = np.linspace(0.0, window_s, _SLICES + 1)
         intervals[f"{IN_FLIGHT}.mean"] = mean_interval(slice_means(samples, edges), confidence=confidence)
-        if only is None or any(parse_metric(name)[1] is None for name in only):
+        if only is None or any(name.removesuffix(PER_GPU) in RATES for name in only):
             for rate, amount in amounts(samples, edges, request_limits or {}).items():
                 low, high = mean_interval(amount / np.diff(edges), confidence=confidence)
                 intervals[rate] = (low, high)
