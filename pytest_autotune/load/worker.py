@@ -103,7 +103,7 @@ class Worker:
                 self._loop.at(self._opens_s, self._open)
                 self._client.begin(message.begins_s, message.closes_s)
             elif isinstance(message, Close):
-                self._client.close(message.closes_s)
+                self._client.close(message.closes_s, abandon=message.abandon)
         self._await_room()
 
     def _await_room(self) -> None:
