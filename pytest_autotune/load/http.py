@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.connection import Connection, Exchange
-from pytest_autotune.load.generator import Progress
+from pytest_autotune.load.generator import Progress, never
 from pytest_autotune.load.health import Pulse
 from pytest_autotune.load.workload import Requests
 from pytest_autotune.samples import Measurement, Sample
@@ -59,6 +59,7 @@ class HttpLoad:
         *,
         died: Callable[[], object | None],
         on_progress: Callable[[Progress], None],
+        enough: Callable[[Sequence[Sample], float], str] = never,
     ) -> Measurement:
         """Load `target` at `level` and return every request that was in flight inside the window.
 
@@ -69,7 +70,7 @@ class HttpLoad:
         addresses = _resolve(target.url)
         batch = _Batch(addresses, level, workload, Requests(target, workload))
         with _open_files(level), _no_collection(), asyncio.Runner(debug=False) as runner:
-            gone = runner.run(batch.run(died, on_progress))
+            gone = runner.run(batch.run(died, on_progress, enough))
         if gone:
             raise BenchmarkError(f"server died during {level}")
         return batch.measurement()
@@ -91,8 +92,14 @@ class _Batch:
         self._awaited = 0  # counted exchanges under way
         self._settled = asyncio.Event()  # the window has closed and all it waited for has ended
         self._begins_s = self._opens_s = self._closes_s = 0.0
+        self._stopped = ""
 
-    async def run(self, died: Callable[[], object | None], on_progress: Callable[[Progress], None]) -> bool:
+    async def run(
+        self,
+        died: Callable[[], object | None],
+        on_progress: Callable[[Progress], None],
+        enough: Callable[[Sequence[Sample], float], str],
+    ) -> bool:
         """Run the batch; return whether it was given up because the server is gone."""
         self._begins_s = monotonic()
         self._opens_s = self._begins_s + self._workload.warmup_s
@@ -104,7 +111,7 @@ class _Batch:
             asyncio.create_task(self._stream(self._begins_s + ramp_s * number / streams)) for number in range(streams)
         ]
         try:
-            return await self._supervise(tasks, died, on_progress)
+            return await self._supervise(tasks, died, on_progress, enough)
         finally:
             for task in tasks:
                 task.cancel()
@@ -125,7 +132,7 @@ class _Batch:
             tpot_s=median(tpots) if tpots else None,
         )
         errors = Counter(sample.error for sample in batch if sample.error is not None)
-        return Measurement(self._level, samples, window_s, self._warmup_requests, health, errors)
+        return Measurement(self._level, samples, window_s, self._warmup_requests, health, errors, stopped=self._stopped)
 
     async def _stream(self, start_s: float) -> None:
         """Keep one request in flight until cancelled."""
@@ -202,6 +209,7 @@ class _Batch:
         tasks: Sequence[asyncio.Task[None]],
         died: Callable[[], object | None],
         on_progress: Callable[[Progress], None],
+        enough: Callable[[Sequence[Sample], float], str],
     ) -> bool:
         """Open and close the window on time, watch the server, report; return whether the server died."""
         phase: Literal["warm-up", "measure", "drain"] = "warm-up"
@@ -222,6 +230,10 @@ class _Batch:
                 self._pulse.stop()
                 return False
             if now_s >= report_s:
+                if phase == "measure" and (
+                    reason := enough([self._sample(e) for e in self._exchanges], now_s - self._opens_s)
+                ):
+                    self._stopped, self._closes_s = reason, now_s
                 on_progress(self._progress(phase, now_s))
                 report_s = now_s + REPORT_S
             edges = {"warm-up": self._opens_s, "measure": self._closes_s, "drain": now_s + POLL_S}
