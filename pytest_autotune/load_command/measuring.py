@@ -1,0 +1,117 @@
+"""One level of a load test: measured, summarised, judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.load.generator import never
+from pytest_autotune.records import utc_now
+from pytest_autotune.slo import Status, Verdict, judge, request_limits
+from pytest_autotune.statistics import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from pytest_autotune.load.generator import LoadGenerator, Progress
+    from pytest_autotune.load_command.loadtest import LoadTest
+    from pytest_autotune.samples import Level, Measurement, Sample
+    from pytest_autotune.slo import Limit
+
+ATTEMPTS = 2  # at a batch that the client was too slow for: a busy moment is no result
+DELIVERED = 0.98  # of the load that was asked for; a batch that delivers less shows another load than it says
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBatch:
+    """What became of one level of a load test."""
+
+    level: Level
+    verdict: Verdict
+    seed: int
+    started_at: datetime
+    metrics: Mapping[str, float] = field(default_factory=dict)  # as in suites; empty when nothing was measured
+    measurement: Measurement | None = None  # None: the generator gave up, or the batch was read from elsewhere
+
+    @property
+    def valid(self) -> bool:
+        """Whether the batch was measured: its numbers are the server's."""
+        return self.verdict.status is not Status.FAILED
+
+
+def measure(
+    test: LoadTest,
+    level: Level,
+    generator: LoadGenerator,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    enough: Callable[[Sequence[Sample], float], str] = never,
+    on_retry: Callable[[str], None] = lambda _: None,
+) -> LoadBatch:
+    """Load the server at one level and judge what came back; once more when the client was saturated.
+
+    A generator that gives up makes a failed batch, with its reason; `on_retry` is told why a batch is repeated.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        workload, started_at = test.workload_at(level, attempt=attempt), utc_now()
+        try:
+            measurement = generator.run(
+                test.target, level, workload, died=lambda: None, on_progress=on_progress, enough=enough
+            )
+        except BenchmarkError as error:
+            verdict = Verdict(Status.FAILED, reason=f"no data: {error}")
+            return LoadBatch(level, verdict, workload.seed, started_at)
+        if not measurement.client.saturated or measurement.stopped or attempt == ATTEMPTS:
+            break
+        on_retry(measurement.client.saturated)
+    return _batch(test, measurement, workload.seed, started_at)
+
+
+def _batch(test: LoadTest, measurement: Measurement, seed: int, started_at: datetime) -> LoadBatch:
+    metrics = summarise(
+        measurement.samples,
+        measurement.window_s,
+        gpus=test.gpus,
+        request_limits=request_limits(test.limits),
+        also=[limit.metric for limit in test.limits if "." in limit.metric],
+    )
+    verdict = judge_load(measurement, metrics, test.limits)
+    return LoadBatch(measurement.level, verdict, seed, started_at, metrics, measurement)
+
+
+def judge_load(measurement: Measurement, metrics: Mapping[str, float], limits: Sequence[Limit]) -> Verdict:
+    """Return the verdict of a batch.
+
+    It failed when the client was saturated, or when nothing that was asked of it can be said: no
+    request at all, or none that succeeded where no limit speaks of errors. It violates a limit that is
+    missed, and the load itself when less than `DELIVERED` of it reached the server.
+    """
+    if measurement.client.saturated:
+        return judge(metrics, limits, no_data=measurement.client.saturated)
+    if not metrics.get("requests"):
+        return judge(metrics, limits, no_data="no request was sent inside the window; measure for longer")
+    verdict = judge(metrics, limits)
+    if metrics["failed"] == metrics["requests"] and verdict.status is not Status.VIOLATING:
+        return judge(metrics, limits, no_data=f"no request succeeded ({error_text(measurement.errors)})")
+    short = shortfall(measurement)
+    if not short or verdict.status is Status.FAILED:
+        return verdict
+    reason = "; ".join(filter(None, (short, verdict.reason)))
+    return Verdict(Status.VIOLATING, verdict.checks, verdict.penalty, reason)
+
+
+def shortfall(measurement: Measurement) -> str:
+    """Say how the load that was asked for did not reach the server; empty when it did."""
+    if measurement.oversaturated:
+        return f"over-saturated: {measurement.oversaturated}"
+    if measurement.delivered < DELIVERED and not measurement.stopped:
+        return f"{measurement.delivered:.1%} of the load was delivered (at least {DELIVERED:.0%})".replace("%", " %")
+    return ""
+
+
+def error_text(errors: Mapping[str, int]) -> str:
+    """Return the kinds of failures, the most frequent first: ``http-503 12, timeout 1``."""
+    counted = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind} {number}" for kind, number in counted)

@@ -1,0 +1,157 @@
+"""The batches of a load test as an aligned table with a line for each finding."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_autotune.formatting import amount, quantity
+from pytest_autotune.load_command.measuring import error_text, shortfall
+from pytest_autotune.masking import mask_text
+from pytest_autotune.slo import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_autotune.load_command.measuring import LoadBatch
+    from pytest_autotune.slo import Limit
+
+UNKNOWN = "-"
+_HINTS = {
+    "http-400": "the server refuses the requests; see its log for the parameter",
+    "http-401": "give a key with --api-key",
+    "http-403": "give a key with --api-key",
+    "http-404": "check --url, --api and --model",
+    "http-429": "the server limits its rate",
+}
+
+
+class Column(NamedTuple):
+    """A column of the table: two lines of header, and the metric in it."""
+
+    above: str
+    below: str
+    metric: str = ""
+
+
+COLUMNS = (
+    Column("", "level"),
+    Column("", "requests", "requests"),
+    Column("", "failed", "failed"),
+    Column("TTFT", "p50 ms", "ttft.p50"),
+    Column("TTFT", "p99 ms", "ttft.p99"),
+    Column("TPOT", "mean ms", "tpot.mean"),
+    Column("TPOT", "p99 ms", "tpot.p99"),
+    Column("e2e", "p99 ms", "e2e.p99"),
+    Column("output", "tok/s", "output_throughput"),
+    Column("", "req/s", "request_throughput"),
+    Column("", "delivered"),
+    Column("", "client"),
+    Column("", "verdict"),
+)
+
+
+def header() -> list[list[str]]:
+    """Return both header lines as cells."""
+    return [[column.above for column in COLUMNS], [column.below for column in COLUMNS]]
+
+
+def row(batch: LoadBatch, limits: Sequence[Limit]) -> list[str]:
+    """Return the cells of one batch, in the order of `COLUMNS`."""
+    measurement = batch.measurement
+    cells = {
+        "level": batch.level.name,
+        "delivered": UNKNOWN if measurement is None else f"{100 * measurement.delivered:.3g} %",
+        "client": UNKNOWN if (share := client_share(batch).get("ttft")) is None else f"{100 * share:.2g} %",
+        "verdict": outcome(batch, limits),
+    }
+    return [
+        cells[column.below] if not column.metric else _amount(column.metric, batch.metrics.get(column.metric))
+        for column in COLUMNS
+    ]
+
+
+def table_lines(batches: Sequence[LoadBatch], limits: Sequence[Limit]) -> list[str]:
+    """Return the table of the batches; a column that has no value in any row is left out."""
+    above, below = header()
+    rows = [row(batch, limits) for batch in batches]
+    shown = [index for index in range(len(COLUMNS)) if any(cells[index] != UNKNOWN for cells in rows)]
+    lines = [[cells[index] for index in shown] for cells in (above, below, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    last = len(shown) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if index in (0, last) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in lines
+    ]
+
+
+def finding_lines(batches: Iterable[LoadBatch], secrets: Sequence[str] = ()) -> list[str]:
+    """Return one line for each thing that a reader of the table should know."""
+    return [_clean(f"{batch.level}: {finding}", secrets) for batch in batches for finding in _findings(batch)]
+
+
+def batch_line(batch: LoadBatch, limits: Sequence[Limit]) -> str:
+    """Return a batch as one line of a log: ``concurrency=8: 120 requests, ttft.p50 24.2 ms, ..., compliant``."""
+    metrics = ("ttft.p50", "ttft.p99", "tpot.mean", "e2e.p99", "output_throughput", "request_throughput")
+    words = [f"{metric} {quantity(metric, batch.metrics[metric])}" for metric in metrics if metric in batch.metrics]
+    counts = [f"{name} {batch.metrics[name]:.0f}" for name in ("requests", "failed") if name in batch.metrics]
+    return _clean(f"{batch.level}: {', '.join([*counts, *words, outcome(batch, limits)])}", ())
+
+
+def outcome(batch: LoadBatch, limits: Sequence[Limit]) -> str:
+    """Return the verdict in a word; without limits a batch that was measured has none."""
+    if batch.verdict.status is Status.COMPLIANT and not limits:
+        return "measured"
+    return str(batch.verdict.status)
+
+
+def client_share(batch: LoadBatch) -> dict[str, float]:
+    """Return what the client itself may have had in the p99 of each latency, as shares of it.
+
+    For TTFT and e2e that is the p99 of how late requests were sent and of how long what had arrived
+    lay unread, for the latencies between tokens the latter alone.
+    """
+    if batch.measurement is None:
+        return {}
+    client = batch.measurement.client
+    late = {"ttft": client.send_p99_s + client.lag_p99_s, "itl": client.lag_p99_s}
+    late["e2e"] = late["ttft"]
+    return {
+        family: late_s / whole_s
+        for family, late_s in late.items()
+        if (whole_s := batch.metrics.get(f"{family}.p99", 0.0)) > 0
+    }
+
+
+def _findings(batch: LoadBatch) -> list[str]:
+    measurement = batch.measurement
+    if measurement is None:
+        return [batch.verdict.reason] if batch.verdict.reason else []
+    found = [measurement.client.saturated] if measurement.client.saturated else []
+    if batch.metrics.get("failed"):
+        hints = [f"; {_HINTS[kind]}" for kind in measurement.errors if kind in _HINTS][:1]
+        found.append(
+            f"{batch.metrics['failed']:.0f} of {batch.metrics['requests']:.0f} requests failed: "
+            f"{error_text(measurement.errors)}{''.join(hints)}"
+        )
+    if short := shortfall(measurement):
+        found.append(short)
+    if measurement.stopped:
+        found.append(f"stopped after {quantity('ttft.p50', measurement.window_s)}: {measurement.stopped}")
+    missed = [] if measurement.client.saturated else [check for check in batch.verdict.checks if not check.holds]
+    found += [f"SLO missed: {check}" for check in missed]
+    if not batch.valid and not found:
+        found.append(batch.verdict.reason)
+    return found
+
+
+def _amount(metric: str, value: float | None) -> str:
+    return UNKNOWN if value is None else amount(metric, value)
+
+
+def _clean(text: str, secrets: Sequence[str]) -> str:
+    """Keep a server's words on their line: no secrets, no control characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", mask_text(text, secrets))
