@@ -95,7 +95,18 @@ def test_modules_are_short_enough_to_read(path):
 
 
 def test_loading_the_plugin_imports_nothing_heavy():
-    heavy = {"optuna", "numpy", "pydantic", "sqlalchemy", "ruamel", "httptools", "psutil", "junit_xml", "asyncio", "rich"}
+    heavy = {
+        "optuna",
+        "numpy",
+        "pydantic",
+        "sqlalchemy",
+        "ruamel",
+        "httptools",
+        "psutil",
+        "junit_xml",
+        "asyncio",
+        "rich",
+    }
     script = "import sys, pytest; before = set(sys.modules); import pytest_autotune.plugin; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert {name.split(".")[0] for name in loaded} & heavy == set()
