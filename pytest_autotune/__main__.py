@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import NoReturn
 
+_LOAD = "load a running server, measure it, and say by the exit status whether it keeps its limits"
 WRONG = 4  # exit status for a wrong option, as pytest's own
 
 
@@ -19,16 +20,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    from pytest_autotune.load_command import command as load
+    from pytest_autotune.load_command.options import add_arguments
 
     parser = Parser(prog="python -m pytest_autotune", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("schema", help="print the JSON schema of suite files, for editors", allow_abbrev=False)
-    load.add_arguments(
-        commands.add_parser(
-            "load", help="load a running server and measure it", description=load.__doc__, allow_abbrev=False
-        )
-    )
+    add_arguments(commands.add_parser("load", help=_LOAD, description=_LOAD, allow_abbrev=False))
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -37,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         known = ["--" + name.replace("_", "-") for name in vars(given)]
         parser.error(f"{word} is not an option of {given.command}{nearest(word, known)}")
     if given.command == "load":
-        return load.run(given)
+        from pytest_autotune.load_command import command
+
+        return command.run(given)
     return _schema()
 
 

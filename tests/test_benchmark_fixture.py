@@ -126,7 +126,7 @@ def test_a_saturated_client_raises(run):
         ("url, concurency=1", r"SuiteError: concurency is not an option \(did you mean 'concurrency'\?\)"),
         ("url, concurrency=1, duration='30'", "SuiteError: duration: '30' has no unit"),
         ("url, concurrency=[1, 8]", r"SuiteError: 2 load levels \(concurrency=1, concurrency=8\) in one call"),
-        ("url", "SuiteError: no load level: give one of concurrency, rate, burst"),
+        ("url", "SuiteError: no load level: give one of concurrency, rate, burst, stages, replay"),
         ("'http://127.0.0.1:1', concurrency=1", "BenchmarkError: http://127.0.0.1:1 cannot be reached"),
         ("url, concurrency=1, model='x', **quick", r"BenchmarkError: concurrency=1: no data: no request succeeded"),
     ],

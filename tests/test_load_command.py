@@ -36,7 +36,8 @@ def test_levels_are_measured_printed_and_written(server, tmp_path):
         "--url", server.url, "--concurrency", "1,4", *QUICK, "--slo", "e2e.p99<=60s", "--json", str(tmp_path / "a.json")
     )
     assert (status, said) == (0, "")
-    headline, *lines = output.splitlines()
+    headline, prompts, *lines = output.splitlines()
+    assert prompts == "prompts: a word is a token, and the server adds 0 to a prompt"
     assert re.fullmatch(rf"loading m at {server.url}: 2 levels, about 2.4 s, seed \d+", headline)
     assert [line.split(":")[0] for line in lines[:2]] == ["concurrency=1", "concurrency=4"]
     assert [line.split()[0] for line in lines[3:6]] == ["level", "c1", "c4"]
@@ -91,7 +92,10 @@ def test_chat_is_loaded_with_headers_and_a_key_that_nobody_sees(server, tmp_path
         (["--concurrency", "0"], "--concurrency: 0 is too small; write a whole number of at least 1"),
         (["--concurency", "1"], "--concurency is not an option of load (did you mean '--concurrency'?)"),
         (["--concurrency"], "argument --concurrency: expected one argument"),
-        ([], "no load level: give one of --concurrency, --rate, --burst, e.g. --concurrency 1,8,64"),
+        (
+            [],
+            "no load level: give one of --concurrency, --rate, --burst, --stages, --replay, e.g. --concurrency 1,8,64",
+        ),
         (["--concurrency", "1", "--json", "/proc/no/such.json"], "--json: /proc/no/such.json cannot be written"),
     ],
 )
@@ -163,6 +167,7 @@ def test_an_interrupt_during_warm_up_ends_at_once(server, tmp_path):
     arguments = ["--url", server.url, "--concurrency", "1", "--warmup", "60s", "--json", str(tmp_path / "a.json")]
     process = loadcommand.start("load", *arguments)
     with process:
+        process.stdout.readline()
         process.stdout.readline()
         time.sleep(0.7)
         process.send_signal(signal.SIGINT)

@@ -1,5 +1,7 @@
 """A level of a load test: measured once more when the client was busy, and judged."""
 
+import os
+
 import pytest
 
 from pytest_autotune.errors import BenchmarkError
@@ -75,8 +77,16 @@ def test_a_batch_of_a_busy_client_is_measured_once_more_with_other_requests():
     batch = measure(load_test(), Level(1), generator, on_retry=told.append)
     assert batch.verdict.status is Status.COMPLIANT
     assert told == [BUSY.saturated]
-    first, second = (workload.seed for _, _, workload in generator.runs)
-    assert first != second == batch.seed
+    first, second = (workload for _, _, workload in generator.runs)
+    assert first.seed != second.seed == batch.seed
+    assert first.workers is None
+    assert second.workers == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_a_number_of_processes_that_was_asked_for_is_kept():
+    generator = Handing(measurement(client=BUSY), measurement())
+    measure(load_test(workers="3"), Level(1), generator)
+    assert [workload.workers for _, _, workload in generator.runs] == [3, 3]
 
 
 def test_a_client_that_stays_busy_is_no_measurement():

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.load.generator import Arrivals
-from pytest_autotune.load.lengths import Fixed
+from pytest_autotune.load.generator import Arrivals, Row, Stage
+from pytest_autotune.load.lengths import AtLeast, Fixed, Uniform
 from pytest_autotune.load_command.loadtest import read_load_test
 from pytest_autotune.load_command.options import API_KEY_VARIABLE, OPTIONS, Written, add_options, flag, keyword
+from pytest_autotune.metrics import LATENCIES, STATISTICS
 from pytest_autotune.samples import Level
 from pytest_autotune.slo import Limit
-from pytest_autotune.statistics import LATENCIES, STATISTICS
 
 URL = {"url": "http://127.0.0.1:8000"}
 
@@ -33,6 +33,7 @@ def read(label=flag, **options):
         ({"rate": "5,10.5"}, [Level(5.0, "rate"), Level(10.5, "rate")]),
         ({"rate": 0.5}, [Level(0.5, "rate")]),
         ({"burst": "100"}, [Level(100, "burst")]),
+        ({"stages": "5 for 30s"}, [Level(1, "stages")]),
     ],
     ids=str,
 )
@@ -44,6 +45,8 @@ def test_levels_of_every_shape_are_read(options, levels):
     ("option", "value", "field", "expected"),
     [
         ("prompt_tokens", "64", "prompt_tokens", Fixed(64)),
+        ("prompt_tokens", "U(100,500)", "prompt_tokens", AtLeast(1, Uniform(100, 499))),
+        ("prompt_tokens", {"uniform": [100, 500]}, "prompt_tokens", Uniform(100, 500)),
         ("output_tokens", 32, "output_tokens", Fixed(32)),
         ("duration", "2m", "duration_s", 120.0),
         ("duration", 2.5, "duration_s", 2.5),
@@ -112,7 +115,7 @@ def test_any_latency_can_have_any_limit(family, statistic, bound_ms, relation):
 
 
 WRONG = [
-    ({"concurrency": None}, "no load level: give one of --concurrency, --rate, --burst"),
+    ({"concurrency": None}, "no load level: give one of --concurrency, --rate, --burst, --stages, --replay"),
     ({"rate": "5"}, "--concurrency and --rate: give one of"),
     ({"url": None}, "--url: is missing; write the base URL"),
     ({"url": "127.0.0.1:8000"}, "--url: '127.0.0.1:8000' is not a URL"),
@@ -134,12 +137,27 @@ WRONG = [
     ({"api": "chat", "token_ids": True}, "--token-ids: chat takes text only"),
     ({"workers": "all"}, "--workers: 'all' is not a whole number"),
     ({"max_errors": "200%"}, "--max-errors: '200%' is more than 100%"),
-    ({"arrivals": "constant"}, "--arrivals: means something with --rate only"),
-    ({"max_concurrency": "4"}, "--max-concurrency: means something with --rate or --burst only"),
-    ({"think_time": "1s"}, "--think-time: means something with --turns only"),
+    ({"arrivals": "constant"}, "--arrivals: means something with --rate or --stages only"),
+    ({"max_concurrency": "4"}, "--max-concurrency: means something with --rate or --burst or --stages or --replay only"),
+    ({"think_time": "1s"}, "--think-time: means something with --turns or --dataset only"),
     ({"prefix_groups": "4"}, "--prefix-groups: means something with --prefix-tokens only"),
     ({"prefix_tokens": "512"}, "--prefix-tokens: 512 leaves nothing of prompts of 512 tokens"),
     ({"concurrency": None, "rate": "1", "arrivals": "poison"}, "--arrivals: 'poison' is no way to arrive (did you mean 'poisson'?)"),
+    ({"prompt_tokens": "X(1,2)"}, "--prompt-tokens: 'X(1,2)' is not a length"),
+    ({"scenario": "D(100)"}, "--scenario: 'D(100)' is not a scenario of kind D"),
+    ({"scenario": "D(1,1)", "prompt_tokens": "5"}, "--prompt-tokens: --scenario says that already; remove one"),
+    ({"scenario": "D(1,1)", "api": "rerank"}, "--api: scenario D(1,1) is for completions or chat, not rerank"),
+    ({"scenario": "dataset"}, "--scenario: dataset needs --dataset"),
+    ({"api": "embeddings", "output_tokens": "5"}, "--output-tokens: embeddings generates nothing"),
+    ({"documents": "5"}, "--documents: completions has no documents; remove it, or use --api rerank"),
+    ({"dataset": "/no/such.jsonl"}, "/no/such.jsonl: there is no such file"),
+    ({"shuffle": True}, "--shuffle: means something with --dataset only"),
+    ({"concurrency": None, "burst": "5", "warmup": "1s"}, "--warmup: a burst meets a server at rest; remove it"),
+    ({"concurrency": None, "stages": "5"}, "--stages: '5' is not a stage; write '5 for 30s', or '5..50 for 30s'"),
+    ({"concurrency": None, "stages": "0 for 5s"}, "--stages: '0 for 5s' is no load"),
+    ({"concurrency": None, "stages": "1 for 5s", "duration": "5s"}, "--duration: the stages say how long"),
+    ({"concurrency": None, "stages": "1 for 5s", "warmup": "5s"}, "--warmup: is a part of the stages, and takes all"),
+    ({"concurrency": None, "stages": "1 for 5s", "stages_of": "rates"}, "(did you mean 'rate'?); use rate or concurrency"),
     ({"slo": "ttft.p90=500ms"}, "--slo: 'ttft.p90=500ms' is not a limit; write a metric, <= or >=, and a value"),
     ({"slo": "ttft<=500ms"}, "--slo: 'ttft' is a distribution; add a statistic: ttft.p90"),
     ({"slo": "ttfs.p90<=500ms"}, "--slo: 'ttfs.p90' is not a metric; did you mean 'ttft.p90'?"),
@@ -180,6 +198,56 @@ def test_a_key_is_sent_and_never_shown(monkeypatch):
     assert read().target.headers == {"authorization": "Bearer sk-of-the-environment"}
     assert read(api_key="sk-given").target.headers == {"authorization": "Bearer sk-given"}
     assert read(header="Authorization: Basic eA==").target.headers["authorization"] == "Basic eA=="
+
+
+def test_a_scenario_says_lengths_and_what_api_it_is_for():
+    test = read(scenario="D(100,50)")
+    assert (test.workload.prompt_tokens, test.workload.output_tokens) == (Fixed(100), Fixed(50))
+    assert read(scenario="E(1024)").target.api == "embeddings"
+    assert read(scenario="R(1024,100)").target.api == "rerank"
+    assert read(scenario="D(100,50)", api="chat").target.api == "chat"
+
+
+def test_stages_are_one_level_whose_window_is_what_the_warm_up_leaves():
+    test = read_load_test(Written({**URL, "stages": "5 for 30s, 5..50 for 1m", "warmup": "10s"}))
+    assert test.workload.stages == (Stage(30.0, 5.0, 5.0), Stage(60.0, 5.0, 50.0))
+    assert (test.workload.warmup_s, test.workload.duration_s, test.planned_s) == (10.0, 80.0, 90.0)
+    assert read_load_test(Written({**URL, "stages": "5 for 30s"})).workload.warmup_s == 0
+    assert (
+        read_load_test(Written({**URL, "stages": "0..8 for 30s", "stages_of": "concurrency"})).workload.stages_of
+        == "concurrency"
+    )
+
+
+def test_a_burst_ends_with_its_last_answer():
+    test = read_load_test(Written({**URL, "burst": "10,20"}))
+    assert [test.workload_at(level).max_requests for level in test.levels] == [10, 20]
+
+
+def test_a_dataset_gives_rows_and_its_text_needs_no_lengths(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one", "output_tokens": 5}\n{"prompt": "two"}\n')
+    test = read(dataset=str(path), shuffle=True)
+    assert test.workload.rows == (Row("one", output_tokens=5), Row("two"))
+    assert test.workload.shuffle
+    assert not test.made_up
+    assert read(dataset=path, limit="1").workload.rows == (Row("one", output_tokens=5),)
+
+
+def test_a_trace_lasts_as_long_as_it_was_recorded_over_its_speed(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    lines = [
+        f'{{"timestamp": {at}, "input_length": 10, "output_length": 5, "hash_ids": [{at}]}}' for at in (0, 1000, 2000)
+    ]
+    path.write_text("\n".join(lines))
+    test = read_load_test(Written({**URL, "replay": str(path), "speed": "1,2"}))
+    assert test.workload.times_s == (0.0, 1.0, 2.0)
+    assert test.levels == (Level(1.0, "replay"), Level(2.0, "replay"))
+    assert [test.workload_at(level).duration_s for level in test.levels] == [3.0, 1.5]
+    assert test.planned_s == 4.5
+    assert test.made_up
+    shorter = read_load_test(Written({**URL, "replay": str(path), "duration": "1s"}))
+    assert shorter.workload_at(shorter.levels[0]).duration_s == 1.0
 
 
 def test_equal_seeds_give_each_level_the_same_requests_whatever_stands_beside_it():

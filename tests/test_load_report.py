@@ -12,10 +12,10 @@ from pytest_autotune.load_command.document import LoadRun, batch_document, json_
 from pytest_autotune.load_command.live import Lines, LiveTable
 from pytest_autotune.load_command.measuring import measure
 from pytest_autotune.load_command.table import COLUMNS, batch_line, client_share, finding_lines, row, table_lines
+from pytest_autotune.metrics import LATENCIES, STATISTICS
 from pytest_autotune.records import utc_now
-from pytest_autotune.samples import Level
-from pytest_autotune.statistics import LATENCIES, STATISTICS
-from tests.make_loads import BUSY, HEALTHY, KEY, Handing, load_test, measurement
+from pytest_autotune.samples import Level, Measurement
+from tests.make_loads import BUSY, HEALTHY, KEY, Handing, load_test, measurement, sample
 
 SLO = "ttft.p99<=10ms"
 ONE = Level(1)
@@ -73,6 +73,12 @@ def test_the_share_of_the_client_is_its_delays_in_each_latency():
     assert share["itl"] == pytest.approx(HEALTHY.lag_p99_s / 0.01)
 
 
+def drifting():
+    """Each request takes a little longer than the one before."""
+    samples = [sample(number / 20, ttft=0.05 + number / 1000) for number in range(190)]
+    return Measurement(ONE, samples, 10.0, 0, HEALTHY, {})
+
+
 @pytest.mark.parametrize(
     ("measured", "options", "finding"),
     [
@@ -89,12 +95,14 @@ def test_the_share_of_the_client_is_its_delays_in_each_latency():
         ),
         (measurement(client=BUSY), {}, f"concurrency=1: {BUSY.saturated}"),
         (measurement(delivered=0.5), {}, "concurrency=1: 50.0 % of the load was delivered (at least 98 %)"),
+        (drifting(), {}, "concurrency=1: not steady: drifting: "),
         (measurement(stopped="interrupted"), {}, "concurrency=1: stopped after 10.0 s: interrupted"),
         (measurement(0), {}, "concurrency=1: no data: no request was sent inside the window; measure for longer"),
     ],
 )
 def test_each_finding_is_one_line(measured, options, finding):
-    assert finding_lines([batch(measured, **options)]) == [finding]
+    (line,) = finding_lines([batch(measured, **options)])
+    assert line == finding or (finding.endswith(": ") and line.startswith(finding))
 
 
 def test_a_batch_without_findings_has_no_line():
@@ -152,8 +160,11 @@ def test_a_batch_is_a_document_with_its_statistics_nested_in_seconds():
     assert document["errors"] == {"reset": 1}
     assert document["verdict"]["status"] == "compliant"
     assert document["verdict"]["checks"][0]["max"] == 1.0
-    assert document["client"]["share"]["ttft"] > 0
+    assert document["health"]["share"]["ttft"] > 0
     assert (document["window_s"], document["delivered"]) == (10.0, 1.0)
+    assert document["intervals"]["ttft"]["mean"] == pytest.approx([0.05, 0.05])
+    assert document["intervals"]["error_rate"][0] < 0.1 < document["intervals"]["error_rate"][1]
+    assert document["steady"].startswith("not tested: 9 successful requests are too few")
 
 
 @pytest.mark.parametrize(

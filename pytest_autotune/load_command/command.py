@@ -17,8 +17,8 @@ from pytest_autotune.load_command.document import LoadRun, json_text, run_docume
 from pytest_autotune.load_command.live import Lines, LiveTable
 from pytest_autotune.load_command.loadtest import read_load_test
 from pytest_autotune.load_command.measuring import measure
-from pytest_autotune.load_command.options import OPTIONS, Written, add_options, flag
-from pytest_autotune.load_command.server import require_reachable, with_model
+from pytest_autotune.load_command.options import OPTIONS, Written, flag
+from pytest_autotune.load_command.server import prepared, require_reachable
 from pytest_autotune.load_command.table import finding_lines, table_lines
 from pytest_autotune.masking import mask_text
 from pytest_autotune.records import utc_now
@@ -36,29 +36,20 @@ if TYPE_CHECKING:
     from pytest_autotune.samples import Level, Sample
 
 HELD, MISSED, INTERRUPTED, UNMEASURED, WRONG = range(5)  # exit statuses
-EPILOG = """exit status: 0 every limit held, or none was given; 1 a limit was missed, or the load did not reach the
-server; 2 interrupted, what was measured is printed and written; 3 a batch could not be measured; 4 a wrong option, or
-a server that cannot be reached"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = EPILOG
-    add_options(parser)
-    parser.add_argument("--json", metavar="FILE", help="write everything to a file, anew after each level")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure what the options ask for; return the exit status."""
     try:
         written = Written({name: getattr(arguments, name) for name in OPTIONS})
-        test = read_load_test(written)
-        test = replace(test, target=with_model(test.target, label=flag("model")))
+        test = prepared(read_load_test(written), label=flag)
         results = Results(test, None if arguments.json is None else Path(arguments.json))
     except AutotuneError as error:
         _complain(str(error))
         return WRONG
     _say(_headline(test))
+    if test.prompt_lengths:
+        _say(f"prompts: {test.prompt_lengths}")
     with Interruption() as interruption, _display(test) as display:
         _measure_all(test, _generator(), results, display, interruption)
     results.close(interrupted=interruption.happened)
@@ -211,10 +202,9 @@ def _display(test: LoadTest) -> Iterator[Display]:
 
 
 def _headline(test: LoadTest) -> str:
-    planned_s = len(test.levels) * (test.workload.warmup_s + test.workload.duration_s)
     return (
         f"loading {test.target.model} at {test.target.url}: {count(len(test.levels), 'level')}, "
-        f"about {duration(planned_s)}, seed {test.workload.seed}"
+        f"about {duration(test.planned_s)}, seed {test.workload.seed}"
     )
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_autotune.load_command.measuring import shortfall
 from pytest_autotune.load_command.table import client_share
 from pytest_autotune.masking import mask
+from pytest_autotune.metrics import LATENCIES
 from pytest_autotune.records import utc_text
-from pytest_autotune.statistics import LATENCIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,8 @@ def run_document(test: LoadTest, batches: Sequence[LoadBatch], run: LoadRun) -> 
             "api": target.api,
             "token_ids": target.token_ids,
             "ignore_eos": target.ignore_eos,
+            "template_tokens": target.template_tokens,
+            "prompt_lengths": test.prompt_lengths,
         },
         "options": dict(test.options),
         "seed": test.workload.seed,
@@ -69,6 +71,7 @@ def batch_document(batch: LoadBatch) -> dict[str, Any]:
         "level": batch.level.name,
         batch.level.shape: _number(batch.level.value),
         **nested(batch.metrics),
+        "intervals": nested(batch.intervals),
         "verdict": _verdict(batch.verdict),
         "seed": batch.seed,
         "started_at": utc_text(batch.started_at),
@@ -79,15 +82,16 @@ def batch_document(batch: LoadBatch) -> dict[str, Any]:
             "window_s": measurement.window_s,
             "warmup_requests": measurement.warmup_requests,
             "delivered": measurement.delivered,
+            "steady": batch.steadiness,
             "shortfall": shortfall(measurement),
             "stopped": measurement.stopped,
-            "client": {**asdict(measurement.client), "share": client_share(batch)},
+            "health": {**asdict(measurement.client), "share": client_share(batch)},
         }
     return document
 
 
-def nested(metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return metrics with the statistics of each latency under its name: ``ttft.p99`` as ``{"ttft": {"p99": ...}}``.
+def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics, or their intervals: the statistics of each family nested, ``{"ttft": {"p99": ...}}``.
 
     Latencies without data are there and empty, so that a reader need not ask.
     """

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.intervals import confidence_intervals
 from pytest_autotune.load.generator import never
 from pytest_autotune.records import utc_now
 from pytest_autotune.slo import Status, Verdict, judge, request_limits
 from pytest_autotune.statistics import summarise
+from pytest_autotune.steadiness import steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from pytest_autotune.intervals import Interval
     from pytest_autotune.load.generator import LoadGenerator, Progress
     from pytest_autotune.load_command.loadtest import LoadTest
     from pytest_autotune.samples import Level, Measurement, Sample
@@ -33,6 +37,8 @@ class LoadBatch:
     seed: int
     started_at: datetime
     metrics: Mapping[str, float] = field(default_factory=dict)  # as in suites; empty when nothing was measured
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of 95 % confidence
+    steadiness: str = ""  # whether the server was in a steady state; empty where the load is meant to change
     measurement: Measurement | None = None  # None: the generator gave up, or the batch was read from elsewhere
 
     @property
@@ -52,10 +58,12 @@ def measure(
 ) -> LoadBatch:
     """Load the server at one level and judge what came back; once more when the client was saturated.
 
-    A generator that gives up makes a failed batch, with its reason; `on_retry` is told why a batch is repeated.
+    The second time by more processes, unless their number is given; `on_retry` is told why. A
+    generator that gives up makes a failed batch, with its reason.
     """
+    workers = test.workload.workers
     for attempt in range(1, ATTEMPTS + 1):
-        workload, started_at = test.workload_at(level, attempt=attempt), utc_now()
+        workload, started_at = replace(test.workload_at(level, attempt=attempt), workers=workers), utc_now()
         try:
             measurement = generator.run(
                 test.target, level, workload, died=lambda: None, on_progress=on_progress, enough=enough
@@ -66,19 +74,27 @@ def measure(
         if not measurement.client.saturated or measurement.stopped or attempt == ATTEMPTS:
             break
         on_retry(measurement.client.saturated)
+        if test.workload.workers is None:
+            workers = min(2 * measurement.client.workers, len(os.sched_getaffinity(0)))
     return _batch(test, measurement, workload.seed, started_at)
 
 
 def _batch(test: LoadTest, measurement: Measurement, seed: int, started_at: datetime) -> LoadBatch:
+    samples, window_s, limits = measurement.samples, measurement.window_s, request_limits(test.limits)
+    also = [limit.metric for limit in test.limits if "." in limit.metric]
     metrics = summarise(
-        measurement.samples,
-        measurement.window_s,
-        gpus=test.gpus,
-        request_limits=request_limits(test.limits),
-        also=[limit.metric for limit in test.limits if "." in limit.metric],
+        samples, window_s, gpus=test.gpus, request_limits=limits, also=also, delivered=measurement.delivered
     )
-    verdict = judge_load(measurement, metrics, test.limits)
-    return LoadBatch(measurement.level, verdict, seed, started_at, metrics, measurement)
+    return LoadBatch(
+        level=measurement.level,
+        verdict=judge_load(measurement, metrics, test.limits),
+        seed=seed,
+        started_at=started_at,
+        metrics=metrics,
+        intervals=confidence_intervals(samples, window_s, gpus=test.gpus, request_limits=limits, also=also),
+        steadiness=str(steady(samples, window_s)) if measurement.level.shape in ("concurrency", "rate") else "",
+        measurement=measurement,
+    )
 
 
 def judge_load(measurement: Measurement, metrics: Mapping[str, float], limits: Sequence[Limit]) -> Verdict:

@@ -19,6 +19,11 @@ CONSTANT = "constant"
 POISSON = "poisson"
 
 
+EPILOG = """exit status: 0 every limit held, or none was given; 1 a limit was missed, or the load did not reach the
+server; 2 interrupted, what was measured is printed and written; 3 a batch could not be measured; 4 a wrong option, or
+a server that cannot be reached"""
+
+
 class Option(NamedTuple):
     """One option; without a `metavar` it is a flag."""
 
@@ -36,21 +41,47 @@ OPTIONS = {
     "concurrency": Option("load levels: requests in flight at any time (closed loop)", "N[,N...]"),
     "rate": Option("load levels: requests per second, whether or not the server keeps up (open loop)", "R[,R...]"),
     "burst": Option("load levels: requests that are all sent at once", "N[,N...]"),
+    "stages": Option(
+        "one load level that changes, by rate: '5 for 30s, 5..50 for 1m'; its warm-up is a part of it", "STAGES"
+    ),
+    "stages_of": Option("what the stages are of: rate or concurrency", "KIND", "rate"),
+    "replay": Option(
+        "a recorded trace, sent at its times: Mooncake, Azure LLM traces, or JSON lines; the window is as long", "FILE"
+    ),
+    "speed": Option("load levels of a replay: how many times as fast as recorded", "X[,X...]", "1"),
     "arrivals": Option(
         "how a rate spreads its requests: poisson, constant, or the burstiness of gamma gaps (1 is poisson, "
         "less is burstier)",
         "SHAPE",
         POISSON,
     ),
-    "max_concurrency": Option("of a rate: what is due beyond so many requests in flight waits", "N"),
-    "prompt_tokens": Option("length of each prompt", "TOKENS", "512"),
-    "output_tokens": Option("tokens that each request asks for", "TOKENS", "128"),
+    "max_concurrency": Option("of an open loop: what is due beyond so many requests in flight waits for an end", "N"),
+    "prompt_tokens": Option(
+        "length of each prompt: a number, or a distribution: U(min,max), N(mean,sd)", "TOKENS", "512"
+    ),
+    "output_tokens": Option("tokens that each request asks for, likewise", "TOKENS", "128"),
+    "scenario": Option(
+        "both lengths as genai-bench writes them: D(100,100), N(480,240)/(300,150), U(50,100)/(200,250), E(1024), "
+        "R(1024,100)",
+        "SCENARIO",
+    ),
+    "dataset": Option(
+        "prompts from a file or directory: JSON, JSON lines, CSV, Parquet, ShareGPT, or a Hugging Face dataset on disk",
+        "PATH",
+    ),
+    "limit": Option("take only so many rows of a dataset or trace", "N"),
+    "shuffle": Option("take the rows of a dataset in an order by the seed"),
     "prefix_tokens": Option("first tokens of each prompt that are the same within a group", "N", "0"),
     "prefix_groups": Option("groups of prompts that share a prefix", "N", "1"),
-    "turns": Option("requests of a conversation, each with all earlier ones and their answers", "N", "1"),
+    "turns": Option("requests of a conversation, each with all earlier ones and their answers", "TURNS", "1"),
     "think_time": Option("pause between an answer and the next turn", "DURATION", "0s"),
+    "documents": Option("documents of a rerank request", "N", "10"),
     "duration": Option("length of the measurement window of each level", "DURATION", "30s"),
-    "warmup": Option("how long each level is loaded before its window opens", "DURATION", "5s"),
+    "warmup": Option(
+        "how long each level is loaded before its window opens; without it none for stages, burst and replay",
+        "DURATION",
+        "5s",
+    ),
     "max_requests": Option("close a window early after so many finished requests", "N"),
     "max_errors": Option("close a window early after so many failed requests, or such a share: 10 or 5%", "N|P%"),
     "request_timeout": Option("when an unanswered request counts as failed", "DURATION", "120s"),
@@ -75,6 +106,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         else:
             action = "append" if option.many else "store"
             parser.add_argument(flag(name), action=action, metavar=option.metavar, help=text.replace("%", "%%"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare everything that the command line has."""
+    parser.epilog = EPILOG
+    add_options(parser)
+    parser.add_argument("--json", metavar="FILE", help="write everything to a file, anew after each level")
 
 
 def flag(name: str) -> str:

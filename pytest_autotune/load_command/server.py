@@ -1,4 +1,4 @@
-"""The server of a load test before it is loaded: whether it answers, and which model it has."""
+"""The server of a load test before it is loaded: whether it answers, its model, and how it counts prompts."""
 
 from __future__ import annotations
 
@@ -9,31 +9,43 @@ from urllib.parse import urlsplit
 
 from pytest_autotune.control import Control, ControlError
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.load.calibrate import calibrate
+from pytest_autotune.masking import mask_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_autotune.load.generator import Target
+    from pytest_autotune.load_command.loadtest import LoadTest
 
 CONNECT_S = 5.0  # a server that takes longer to accept a connection is not there
 
 
-def with_model(target: Target, *, label: str) -> Target:
-    """Return a target whose model is known; raise `BenchmarkError` when the server does not answer or lists several.
+def prepared(test: LoadTest, *, label: Callable[[str], str]) -> LoadTest:
+    """Return the load test with what only the server knows: its model, and how it counts prompts.
 
-    `label` is what the option that names a model is called.
+    Raises `BenchmarkError` when the server does not answer, or lists several models and none was
+    named. `label` says how an option is called.
     """
-    require_reachable(target)
-    if target.model:
-        return target
+    require_reachable(test.target)
+    target = test.target if test.target.model else replace(test.target, model=_only_model(test.target, label("model")))
+    if not test.made_up:
+        return replace(test, target=target)
+    calibration = calibrate(target)
+    return replace(test, target=calibration.target, prompt_lengths=mask_text(calibration.finding, test.secrets))
+
+
+def _only_model(target: Target, option: str) -> str:
     if target.url.startswith("unix:"):
-        raise BenchmarkError(f"{label}: name the model; a server behind a socket is not asked for it")
+        raise BenchmarkError(f"{option}: name the model; a server behind a socket is not asked for it")
     try:
         models = Control(target.url, target.headers, verify_tls=target.verify_tls).models()
     except ControlError as error:
-        raise BenchmarkError(f"the server was asked for its model: {error}; name it with {label}") from error
+        raise BenchmarkError(f"the server was asked for its model: {error}; name it with {option}") from error
     if len(models) != 1:
         listed = ", ".join(models) or "none"
-        raise BenchmarkError(f"{target.url} lists {len(models)} models ({listed}); choose one with {label}")
-    return replace(target, model=models[0])
+        raise BenchmarkError(f"{target.url} lists {len(models)} models ({listed}); choose one with {option}")
+    return models[0]
 
 
 def require_reachable(target: Target) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, SuiteError
@@ -11,7 +10,7 @@ from pytest_autotune.load_command.loadtest import read_load_test
 from pytest_autotune.load_command.measuring import measure
 from pytest_autotune.load_command.options import Written, keyword
 from pytest_autotune.load_command.result import LoadResult
-from pytest_autotune.load_command.server import with_model
+from pytest_autotune.load_command.server import prepared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +26,7 @@ def load_once(options: Mapping[str, object]) -> LoadResult:
     if len(test.levels) != 1:
         named = ", ".join(map(str, test.levels))
         raise SuiteError(f"{len(test.levels)} load levels ({named}) in one call; measure one after the other")
-    test = replace(test, target=with_model(test.target, label=keyword("model")))
-    batch = measure(test, test.levels[0], HttpLoad())
+    batch = measure(prepared(test, label=keyword), test.levels[0], HttpLoad())
     if batch.measurement is None or not batch.valid:
         saturated = batch.measurement is not None and batch.measurement.client.saturated
         raise (ClientSaturated if saturated else BenchmarkError)(f"{batch.level}: {batch.verdict.reason}")

@@ -58,11 +58,11 @@ def header() -> list[list[str]]:
 
 def row(batch: LoadBatch, limits: Sequence[Limit]) -> list[str]:
     """Return the cells of one batch, in the order of `COLUMNS`."""
-    measurement = batch.measurement
+    measurement, share = batch.measurement, client_share(batch).get("ttft")
     cells = {
         "level": batch.level.name,
         "delivered": UNKNOWN if measurement is None else f"{100 * measurement.delivered:.3g} %",
-        "client": UNKNOWN if (share := client_share(batch).get("ttft")) is None else f"{100 * share:.2g} %",
+        "client": UNKNOWN if share is None else quantity("error_rate", share, digits=2),
         "verdict": outcome(batch, limits),
     }
     return [
@@ -137,8 +137,10 @@ def _findings(batch: LoadBatch) -> list[str]:
             f"{batch.metrics['failed']:.0f} of {batch.metrics['requests']:.0f} requests failed: "
             f"{error_text(measurement.errors)}{''.join(hints)}"
         )
-    if short := shortfall(measurement):
+    if (short := shortfall(measurement)) and not measurement.client.saturated:
         found.append(short)
+    if batch.steadiness.startswith("drifting"):
+        found.append(f"not steady: {batch.steadiness}")
     if measurement.stopped:
         found.append(f"stopped after {quantity('ttft.p50', measurement.window_s)}: {measurement.stopped}")
     missed = [] if measurement.client.saturated else [check for check in batch.verdict.checks if not check.holds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_autotune import units
@@ -53,7 +54,7 @@ def read_flag(value: Any) -> bool:
 def read_text(value: Any) -> str:
     """Return text that is not empty."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{show(value)} is not a name")
+        raise ValueError(f"{show(value)} is not text that means something; write one or remove it")
     return value
 
 
@@ -117,8 +118,17 @@ def read_errors(value: Any) -> tuple[int | None, float | None]:
 
 
 def read_lengths(value: Any) -> Lengths:
-    """Return a distribution of lengths in tokens."""
-    return Fixed(read_positive_count(value))
+    """Return a distribution of lengths in tokens: a number, ``U(100,500)``, ``N(480,240)``, or a suite's mapping."""
+    from pytest_autotune.load.length_notation import read_lengths as read_distribution
+
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9.]+\s*[kK]?\s*", value):
+        return Fixed(read_positive_count(value))
+    return read_distribution(value)
+
+
+def read_path(value: Any) -> Path:
+    """Return the path of a file."""
+    return Path(read_text(str(value) if isinstance(value, Path) else value)).expanduser()
 
 
 def read_slo(value: Any) -> tuple[Limit, ...]:
