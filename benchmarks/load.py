@@ -59,7 +59,12 @@ def main(levels: list[int]) -> None:
 
 def measure(url: str, concurrency: int) -> Measurement:
     workload = Workload(
-        prompt_tokens=Fixed(512), output_tokens=Fixed(TOKENS), duration_s=5.0, warmup_s=1.5, request_timeout_s=30.0, seed=concurrency
+        prompt_tokens=Fixed(512),
+        output_tokens=Fixed(TOKENS),
+        duration_s=5.0,
+        warmup_s=1.5,
+        request_timeout_s=30.0,
+        seed=concurrency,
     )
     target = Target(url, "truth", ignore_eos=True)
     return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda _: None)
@@ -69,7 +74,7 @@ def row(measurement: Measurement, log: dict[str, Truth]) -> list[str]:
     metrics = summarise(measurement.samples, measurement.window_s, gpus=0, request_limits={})
     truths = [log[sample.id] for sample in measured(measurement.samples, measurement.window_s)]
     ttfts = sorted(truth.ttft_s for truth in truths)
-    concurrency, client = measurement.level.concurrency, measurement.client
+    concurrency, client = int(measurement.level.value), measurement.client
     ideal = concurrency * TOKENS / (TTFT_MS + ITL_MS * (TOKENS - 1)) * 1000
     times = (
         metrics["ttft.p50"],

@@ -14,9 +14,10 @@ import math
 import ssl
 import time
 from collections import deque
+from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_autotune.load.answer import Answer
 from pytest_autotune.load.arrivals import most_streams, schedule, sent_by_clock, streams_at
@@ -39,7 +40,8 @@ PREPARE_S = 15.0  # for the connections of a closed loop, before the batch begin
 _PARKED_S = 0.05  # between two looks of a stream at whether its stage has come
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Job:
     """What a worker is told to do."""
 
     target: Target
@@ -74,7 +76,7 @@ class Exchange:
         self.request = request
         self.due_s = due_s  # when it should be sent
         self.ready_s = due_s  # when nothing but this client kept it from being sent
-        self.sent_s: float | None = None  # when its last byte went to the kernel
+        self.sent_s: float | None = None  # when its last byte was handed to the kernel
         self.end_s = math.inf
         self.error: str | None = None
         self.stream = stream  # None in an open loop
@@ -128,14 +130,15 @@ class Client:
         if sent_by_clock(job.level, job.workload):
             self._prepare_arrivals()
         else:
-            self._total_streams = (
-                most_streams(job.workload) if job.level.shape == "stages" else int(job.level.value)
-            )
+            self._total_streams = most_streams(job.workload) if job.level.shape == "stages" else int(job.level.value)
             self._streams = [_Stream(index) for index in range(job.index, self._total_streams, job.count)]
         self.sockets = len(self._streams)
 
     def prepare(self, ready: Callable[[], None]) -> None:
-        """Open the connections of a closed loop and build its first requests; then, or when it takes too long, call `ready`."""
+        """Open the connections of a closed loop and build its first requests.
+
+        Then, or when that takes too long, call `ready`.
+        """
         opening: set[Link] = set()
         for stream in self._streams:
             stream.request = self._requests.build(stream.number)
@@ -190,11 +193,11 @@ class Client:
             exchange.ready_s = max(exchange.ready_s, monotonic())
             self._send(exchange, link)
 
-    def written(self, link: Link) -> None:
+    def written(self, link: Link, when_s: float) -> None:
         """Note when the request went out."""
         exchange = link.holder
         assert isinstance(exchange, Exchange)
-        exchange.sent_s = monotonic()
+        exchange.sent_s = when_s
         self.bytes_sent += len(exchange.request.payload)
 
     def arrived(self, link: Link) -> None:
@@ -229,6 +232,8 @@ class Client:
             answer.close()
             if answer.ended or (answer.status == 200 and (answer.stream.complete or answer.stream.error is not None)):
                 error = answer.verdict  # an answer without a length ends with its connection
+                if error == "empty" and not answer.stream.complete:
+                    error = "cut"  # it may have been meant to go on
             elif answer.status not in (0, 200):
                 error = f"http-{answer.status}"
             elif answer.status == 200 and kind == "closed":

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 SILENCE_S = 10.0  # after which a worker, which beats five times a second, is taken for dead
 STOP_S = 1.0  # for a worker to end by itself before it is killed
 LOG_S = 5.0  # between two lines about each worker in the run's log
-_START = (
-    "import sys; sys.path[:] = {path!r}; from pytest_autotune.load.worker import main; main(int(sys.argv[1]))"
-)
+_START = "import sys; sys.path[:] = {path!r}; from pytest_autotune.load.worker import main; main(int(sys.argv[1]))"
 
 log = logging.getLogger(__name__)
 
@@ -171,4 +169,5 @@ class _Member:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         said = f": {lines[-1]}" if lines else ""
-        return BenchmarkError(f"{self.name} (pid {self.process.pid}) {how}{said}; the batch is invalid, measure it again")
+        who = f"{self.name} (pid {self.process.pid})"
+        return BenchmarkError(f"{who} {how}{said}; the batch is invalid, measure it again")

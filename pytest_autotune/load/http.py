@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import socket
 from array import array
@@ -39,6 +40,7 @@ READY_S = 60.0  # for all workers to start and to connect
 FEW_REQUESTS = 20  # of fewer no share of errors is judged
 _LEAD_S = 0.02  # from the word to all workers until they begin
 _RECENT = 64  # requests whose median TTFT is reported while the batch runs
+_SPARE_FILES = 32  # that a worker may open beside its connections
 _GRACE_S = 0.1  # a request that is due when the window closes may be sent this much later
 
 Phase = Literal["warm-up", "measure", "drain"]
@@ -79,6 +81,7 @@ class HttpLoad:
         count = workload.workers or workers_for(level, workload)
         name = secrets.token_hex(4)  # engines refuse an id that an aborted request of an earlier batch still has
         jobs = [Job(target, level, workload, addresses, host, name, index, count) for index in range(count)]
+        _check_files(level, workload, count)
         with Fleet(jobs) as fleet:
             batch = _Batch(level, workload, fleet, died=died, on_progress=on_progress, enough=enough)
             batch.await_ready()
@@ -153,9 +156,7 @@ class _Batch:
     def measurement(self) -> Measurement:
         """Return what a batch that has run measured."""
         window_s = self._closes_s - self._opens_s
-        samples = tuple(
-            sample for finished in self._finished if (sample := self._sample(finished)).start_s < window_s
-        )
+        samples = tuple(sample for finished in self._finished if (sample := self._sample(finished)).start_s < window_s)
         batch = measured(samples, window_s)
         good = [sample for sample in batch if sample.error is None]
         errors = Counter(sample.error for sample in batch if sample.error is not None)
@@ -220,9 +221,7 @@ class _Batch:
         elif workload.max_requests is not None and len(ended) >= workload.max_requests:
             self._close(sorted(f.end_s for f in ended)[workload.max_requests - 1], "")
         elif workload.max_errors is not None and len(failed) >= max(workload.max_errors, 1):
-            self._close(
-                sorted(failed)[max(workload.max_errors, 1) - 1], f"{len(failed)} requests failed (stop.errors)"
-            )
+            self._close(sorted(failed)[max(workload.max_errors, 1) - 1], f"{len(failed)} requests failed (stop.errors)")
         elif (
             workload.max_error_share is not None
             and len(ended) >= FEW_REQUESTS
@@ -297,6 +296,19 @@ def workers_for(level: Level, workload: Workload) -> int:
     return max(1, min(int(np.ceil(needed)), cores))
 
 
+def _check_files(level: Level, workload: Workload, workers: int) -> None:
+    """Refuse a closed loop that needs more open files than a worker may have, which raises its limit to the hard one."""
+    if sent_by_clock(level, workload):
+        return
+    streams = most_streams(workload) if level.shape == "stages" else int(level.value)
+    needed = -(-streams // workers) + _SPARE_FILES
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise BenchmarkError(
+            f"{level} needs {needed} open files and the limit is {hard}; raise it (ulimit -n) or lower the concurrency"
+        )
+
+
 def resolve(url: str) -> tuple[str, tuple[Address, ...]]:
     """Return a server's name and the address to load, once for a batch: look-ups do not belong into its figures.
 
@@ -313,7 +325,8 @@ def resolve(url: str) -> tuple[str, tuple[Address, ...]]:
     except (ValueError, OSError) as error:
         raise BenchmarkError(f"{url!r} cannot be loaded: {error}; check the host and port") from error
     addresses = [Address(family, place) for family, _, _, _, place in found]  # type: ignore[arg-type]
-    return parts.hostname, tuple(sorted(dict.fromkeys(addresses), key=_refuses))
+    distinct = list(dict.fromkeys(addresses))
+    return parts.hostname, tuple(distinct if len(distinct) == 1 else sorted(distinct, key=_refuses))
 
 
 def _refuses(address: Address) -> bool:

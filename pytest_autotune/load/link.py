@@ -46,8 +46,8 @@ class Owner(Protocol):
     def opened(self, link: Link) -> None:
         """Take a link that is ready to send."""
 
-    def written(self, link: Link) -> None:
-        """Note that the last byte of the request was handed to the kernel."""
+    def written(self, link: Link, when_s: float) -> None:
+        """Note when the last byte of the request was handed to the kernel."""
 
     def arrived(self, link: Link) -> None:
         """Look at the answer: it may have ended."""
@@ -240,6 +240,7 @@ class Link:
         if self._out is not None and data is not self._out:
             data = memoryview(bytes(self._out) + bytes(data))
         waited = self._out is not None
+        when_s = monotonic()  # before: the answer may have arrived by the time that `send` returns
         try:
             count = self._socket.send(data) if data else 0
         except BlockingIOError:
@@ -257,7 +258,7 @@ class Link:
         if waited:
             self._owner.watch(self, EPOLLIN)
         if self.state == "busy":
-            self._owner.written(self)
+            self._owner.written(self, when_s)
 
     def _broken(self, error: OSError) -> None:
         if isinstance(error, BlockingIOError):

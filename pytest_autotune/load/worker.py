@@ -133,9 +133,7 @@ class Worker:
         self._beaten_s = now_s
         finished, self._finished = self._finished, []
         client = self._client
-        self._channel.put(
-            Beat(finished, client.running, client.exhausted, self._warmed_up, self._records.take(now_s))
-        )
+        self._channel.put(Beat(finished, client.running, client.exhausted, self._warmed_up, self._records.take(now_s)))
 
     def _health(self, now_s: float) -> Health:
         client = self._client
