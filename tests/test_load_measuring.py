@@ -13,6 +13,7 @@ from pytest_autotune.statistics import summarise
 from tests.make_loads import BUSY, Handing, load_test, measurement
 
 FAST, SLOW = Limit("ttft.p99", 0.1), Limit("ttft.p99", 0.01)
+RATE = Level(5.0, "rate")
 FEW_ERRORS = Limit("error_rate", 0.01)
 
 
@@ -41,16 +42,17 @@ def verdict(measured, *limits):
         pytest.param(
             measurement(0, failed=["reset"]), [FEW_ERRORS], "violating", "error_rate: 100 % > 1 %", id="error rate"
         ),
-        pytest.param(measurement(delivered=0.98), [FAST], "compliant", "", id="enough delivered"),
+        pytest.param(measurement(level=RATE, delivered=0.98), [FAST], "compliant", "", id="enough delivered"),
         pytest.param(
-            measurement(delivered=0.9),
+            measurement(level=RATE, delivered=0.9),
             [FAST],
             "violating",
-            "90.0 % of the load was delivered (at least 98 %)",
+            "90 % of the load was delivered (at least 98 %)",
             id="too little delivered",
         ),
+        pytest.param(measurement(delivered=0.5), [FAST], "compliant", "", id="a closed loop with pauses"),
         pytest.param(
-            measurement(delivered=0.5, stopped="interrupted"),
+            measurement(level=RATE, delivered=0.5, stopped="interrupted"),
             [FAST],
             "compliant",
             "",

@@ -21,12 +21,15 @@ SLO = "ttft.p99<=10ms"
 ONE = Level(1)
 
 
-def batch(measured, *, level=ONE, **options):
-    return measure(load_test(**options), level, Handing(measured, measured))
+RATE = Level(5.0, "rate")
+
+
+def batch(measured, **options):
+    return measure(load_test(**options), measured.level, Handing(measured, measured))
 
 
 def test_a_table_has_a_row_for_each_level_and_aligned_columns():
-    batches = [batch(measurement(), level=Level(1)), batch(measurement(90, level=Level(64)), level=Level(64), slo=SLO)]
+    batches = [batch(measurement()), batch(measurement(90, level=Level(64)), slo=SLO)]
     above, below, *rows = table_lines(batches, load_test(slo=SLO).limits)
     assert below.split("  ")[0] == "level"
     assert [line.split()[0] for line in rows] == ["c1", "c64"]
@@ -94,7 +97,7 @@ def drifting():
             "concurrency=1: 1 of 1 requests failed: http-401 1; give a key with --api-key",
         ),
         (measurement(client=BUSY), {}, f"concurrency=1: {BUSY.saturated}"),
-        (measurement(delivered=0.5), {}, "concurrency=1: 50.0 % of the load was delivered (at least 98 %)"),
+        (measurement(level=RATE, delivered=0.5), {}, "rate=5/s: 50 % of the load was delivered (at least 98 %)"),
         (drifting(), {}, "concurrency=1: not steady: drifting: "),
         (measurement(stopped="interrupted"), {}, "concurrency=1: stopped after 10.0 s: interrupted"),
         (measurement(0), {}, "concurrency=1: no data: no request was sent inside the window; measure for longer"),
@@ -172,7 +175,7 @@ def test_a_batch_is_a_document_with_its_statistics_nested_in_seconds():
     [(Level(2.5, "rate"), "rate", 2.5), (Level(10.0, "rate"), "rate", 10), (Level(100, "burst"), "burst", 100)],
 )
 def test_a_document_names_its_level_by_its_shape(level, key, value):
-    document = batch_document(batch(measurement(level=level), level=level))
+    document = batch_document(batch(measurement(level=level)))
     assert (document["level"], document[key]) == (level.name, value)
 
 
@@ -185,9 +188,9 @@ def test_nested_statistics_are_all_that_there_were(metrics):
 def test_a_run_is_json_without_secrets_or_infinite_numbers():
     test = load_test(concurrency=None, rate="5", arrivals="constant", api_key=KEY, header="x-api-key: other-secret")
     assert test.workload.arrivals.burstiness == math.inf
-    measured = measurement(level=Level(5.0, "rate"), stopped=f"the server said {KEY}")
+    measured = measurement(level=RATE, stopped=f"the server said {KEY}")
     run = LoadRun(utc_now(), environment={"python": "3"})
-    text = json_text(run_document(test, [batch(measured, level=Level(5.0, "rate"))], run))
+    text = json_text(run_document(test, [batch(measured)], run))
     assert KEY not in text
     assert "other-secret" not in text
     document = json.loads(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Self
 from pytest_autotune.errors import AutotuneError, BenchmarkError
 from pytest_autotune.files import write_atomically
 from pytest_autotune.formatting import count, duration
-from pytest_autotune.load_command.document import LoadRun, json_text, run_document
+from pytest_autotune.load_command import values
+from pytest_autotune.load_command.document import LoadRun, json_text, recorded_document, run_document
 from pytest_autotune.load_command.live import Lines, LiveTable
 from pytest_autotune.load_command.loadtest import read_load_test
 from pytest_autotune.load_command.measuring import measure
@@ -26,7 +28,7 @@ from pytest_autotune.slo import Status
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
     from pytest_autotune.load.generator import LoadGenerator, Progress
@@ -39,11 +41,16 @@ HELD, MISSED, INTERRUPTED, UNMEASURED, WRONG = range(5)  # exit statuses
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure what the options ask for; return the exit status."""
+    """Measure what the options ask for, or show what was recorded; return the exit status."""
+    # What the modules below have to say goes where errors go, as this command's own words.
+    logging.basicConfig(format="pytest_autotune load: %(message)s", level=logging.WARNING)
+    written = Written({name: getattr(arguments, name) for name in OPTIONS})
+    json_path = None if arguments.json is None else Path(arguments.json)
+    if arguments.read is not None:
+        return _show(Path(arguments.read), written, json_path)
     try:
-        written = Written({name: getattr(arguments, name) for name in OPTIONS})
         test = prepared(read_load_test(written), label=flag)
-        results = Results(test, None if arguments.json is None else Path(arguments.json))
+        results = Results(test, json_path)
     except AutotuneError as error:
         _complain(str(error))
         return WRONG
@@ -60,6 +67,27 @@ def run(arguments: argparse.Namespace) -> int:
     if results.path is not None:
         _say(f"written: {results.path}")
     return exit_status(results.batches, of=len(test.levels), interrupted=interruption.happened)
+
+
+def _show(folder: Path, written: Written, json_path: Path | None) -> int:
+    """Show the results that another tool has left in a folder."""
+    from pytest_autotune.load_command.reading import read_folder
+
+    try:
+        if foreign := [name for name in written.shown() if name not in ("slo", "gpus")]:
+            raise written.wrong(foreign[0], f"nothing is loaded with {flag('read')}; remove one of them")
+        limits = written.read("slo", values.read_slo)
+        recorded = read_folder(folder, limits, gpus=written.read("gpus", values.read_count))
+        if json_path is not None:
+            _write(json_path, recorded_document(folder, recorded))
+    except AutotuneError as error:
+        _complain(str(error))
+        return WRONG
+    for line in (*table_lines(recorded.batches, limits), *finding_lines(recorded.batches)):
+        _say(line)
+    if json_path is not None:
+        _say(f"written: {json_path}")
+    return exit_status(recorded.batches, of=len(recorded.batches))
 
 
 def exit_status(batches: Sequence[LoadBatch], *, of: int, interrupted: bool = False) -> int:
@@ -110,12 +138,15 @@ class Results:
     def _write(self) -> None:
         if self.path is None:
             return
-        text = json_text(run_document(self._test, self.batches, self._run))
-        try:
-            write_atomically(self.path, text)
-        except OSError as error:
-            cause = error.strerror or str(error)
-            raise BenchmarkError(f"--json: {self.path} cannot be written: {cause}; name another file") from error
+        _write(self.path, run_document(self._test, self.batches, self._run))
+
+
+def _write(path: Path, document: Mapping[str, object]) -> None:
+    try:
+        write_atomically(path, json_text(document))
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise BenchmarkError(f"--json: {path} cannot be written: {cause}; name another file") from error
 
 
 class Interruption:

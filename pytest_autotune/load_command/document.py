@@ -17,9 +17,11 @@ from pytest_autotune.records import utc_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from pytest_autotune.load_command.loadtest import LoadTest
     from pytest_autotune.load_command.measuring import LoadBatch
+    from pytest_autotune.load_command.reading import Recorded
     from pytest_autotune.slo import Check, Verdict
 
 SCHEMA = 1
@@ -64,6 +66,18 @@ def run_document(test: LoadTest, batches: Sequence[LoadBatch], run: LoadRun) -> 
     return masked
 
 
+def recorded_document(folder: Path, recorded: Recorded) -> dict[str, Any]:
+    """Return what a folder of another tool's results holds."""
+    document = {
+        "schema": SCHEMA,
+        "folder": str(folder),
+        "skipped": list(recorded.skipped),
+        "batches": [batch_document(batch) for batch in recorded.batches],
+    }
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
 def batch_document(batch: LoadBatch) -> dict[str, Any]:
     """Return one batch: its level, the statistics of each latency nested, rates, counts, client and verdict."""
     measurement = batch.measurement
@@ -74,20 +88,25 @@ def batch_document(batch: LoadBatch) -> dict[str, Any]:
         "intervals": nested(batch.intervals),
         "verdict": _verdict(batch.verdict),
         "seed": batch.seed,
-        "started_at": utc_text(batch.started_at),
+        "started_at": None if batch.started_at is None else utc_text(batch.started_at),
+        **batch.about,
     }
-    if measurement is not None:
-        document |= {
-            "errors": dict(measurement.errors),
-            "window_s": measurement.window_s,
-            "warmup_requests": measurement.warmup_requests,
-            "delivered": measurement.delivered,
-            "steady": batch.steadiness,
-            "shortfall": shortfall(measurement),
-            "stopped": measurement.stopped,
-            "health": {**asdict(measurement.client), "share": client_share(batch)},
-        }
-    return document
+    if measurement is None:
+        return document
+    document |= {
+        "errors": dict(measurement.errors),
+        "window_s": measurement.window_s,
+        "warmup_requests": measurement.warmup_requests,
+        "stopped": measurement.stopped,
+    }
+    if batch.recorded:  # the client was another tool, of which nothing is known
+        return document
+    return document | {
+        "delivered": measurement.delivered,
+        "shortfall": shortfall(measurement),
+        "steady": batch.steadiness,
+        "health": {**asdict(measurement.client), "share": client_share(batch)},
+    }
 
 
 def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.formatting import quantity
 from pytest_autotune.intervals import confidence_intervals
 from pytest_autotune.load.generator import never
 from pytest_autotune.records import utc_now
@@ -34,12 +35,19 @@ class LoadBatch:
 
     level: Level
     verdict: Verdict
-    seed: int
-    started_at: datetime
+    seed: int | None = None
+    started_at: datetime | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)  # as in suites; empty when nothing was measured
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # of 95 % confidence
     steadiness: str = ""  # whether the server was in a steady state; empty where the load is meant to change
-    measurement: Measurement | None = None  # None: the generator gave up, or the batch was read from elsewhere
+    measurement: Measurement | None = None  # None: the generator gave up
+    recorded: str = ""  # what a batch that another tool has recorded is called; what the client did is not known then
+    about: Mapping[str, object] = field(default_factory=dict)  # where it was recorded
+
+    @property
+    def name(self) -> str:
+        """What the batch is called in a table."""
+        return self.recorded or self.level.name
 
     @property
     def valid(self) -> bool:
@@ -70,7 +78,7 @@ def measure(
             )
         except BenchmarkError as error:
             verdict = Verdict(Status.FAILED, reason=f"no data: {error}")
-            return LoadBatch(level, verdict, workload.seed, started_at)
+            return LoadBatch(level, verdict, seed=workload.seed, started_at=started_at)
         if not measurement.client.saturated or measurement.stopped or attempt == ATTEMPTS:
             break
         on_retry(measurement.client.saturated)
@@ -119,11 +127,17 @@ def judge_load(measurement: Measurement, metrics: Mapping[str, float], limits: S
 
 
 def shortfall(measurement: Measurement) -> str:
-    """Say how the load that was asked for did not reach the server; empty when it did."""
+    """Say how the load that was asked for did not reach the server; empty when it did.
+
+    A closed loop asks for nothing at a certain time: a client that kept too few requests in flight was
+    saturated, one that paused between turns or after failures did as it was told.
+    """
     if measurement.oversaturated:
         return f"over-saturated: {measurement.oversaturated}"
-    if measurement.delivered < DELIVERED and not measurement.stopped:
-        return f"{measurement.delivered:.1%} of the load was delivered (at least {DELIVERED:.0%})".replace("%", " %")
+    by_clock = measurement.level.open_loop or any(sample.due_s is not None for sample in measurement.samples)
+    if by_clock and measurement.delivered < DELIVERED and not measurement.stopped:
+        delivered, least = (quantity("error_rate", share) for share in (measurement.delivered, DELIVERED))
+        return f"{delivered} of the load was delivered (at least {least})"
     return ""
 
 

@@ -113,6 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_options(parser)
     parser.add_argument("--json", metavar="FILE", help="write everything to a file, anew after each level")
+    parser.add_argument(
+        "--read", metavar="FOLDER", help="load nothing: show results that genai-bench has left; with --slo and --gpus"
+    )
 
 
 def flag(name: str) -> str:

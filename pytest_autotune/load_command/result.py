@@ -31,7 +31,7 @@ class LoadResult(Metrics):
         self.client: ClientHealth = measurement.client
         self.delivered: float = measurement.delivered
         self.verdict: Verdict = batch.verdict
-        self.seed: int = batch.seed
+        self.seed: int | None = batch.seed
         self._batch = batch
 
     @property

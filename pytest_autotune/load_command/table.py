@@ -60,8 +60,8 @@ def row(batch: LoadBatch, limits: Sequence[Limit]) -> list[str]:
     """Return the cells of one batch, in the order of `COLUMNS`."""
     measurement, share = batch.measurement, client_share(batch).get("ttft")
     cells = {
-        "level": batch.level.name,
-        "delivered": UNKNOWN if measurement is None else f"{100 * measurement.delivered:.3g} %",
+        "level": batch.name,
+        "delivered": UNKNOWN if measurement is None or batch.recorded else f"{100 * measurement.delivered:.3g} %",
         "client": UNKNOWN if share is None else quantity("error_rate", share, digits=2),
         "verdict": outcome(batch, limits),
     }
@@ -90,7 +90,11 @@ def table_lines(batches: Sequence[LoadBatch], limits: Sequence[Limit]) -> list[s
 
 def finding_lines(batches: Iterable[LoadBatch], secrets: Sequence[str] = ()) -> list[str]:
     """Return one line for each thing that a reader of the table should know."""
-    return [_clean(f"{batch.level}: {finding}", secrets) for batch in batches for finding in _findings(batch)]
+    return [
+        _clean(f"{batch.recorded or batch.level}: {finding}", secrets)
+        for batch in batches
+        for finding in _findings(batch)
+    ]
 
 
 def batch_line(batch: LoadBatch, limits: Sequence[Limit]) -> str:
@@ -114,7 +118,7 @@ def client_share(batch: LoadBatch) -> dict[str, float]:
     For TTFT and e2e that is the p99 of how late requests were sent and of how long what had arrived
     lay unread, for the latencies between tokens the latter alone.
     """
-    if batch.measurement is None:
+    if batch.measurement is None or batch.recorded:
         return {}
     client = batch.measurement.client
     late = {"ttft": client.send_p99_s + client.lag_p99_s, "itl": client.lag_p99_s}
