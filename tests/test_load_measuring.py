@@ -14,11 +14,13 @@ from tests.make_loads import BUSY, Handing, load_test, measurement
 
 FAST, SLOW = Limit("ttft.p99", 0.1), Limit("ttft.p99", 0.01)
 RATE = Level(5.0, "rate")
+HALF = Limit("delivered", 0.5, floor=True)
 FEW_ERRORS = Limit("error_rate", 0.01)
 
 
 def verdict(measured, *limits):
-    metrics = summarise(measured.samples, measured.window_s, gpus=1, request_limits={})
+    share = measured.delivered
+    metrics = summarise(measured.samples, measured.window_s, gpus=1, request_limits={}, delivered=share)
     return judge_load(measured, metrics, limits)
 
 
@@ -51,6 +53,7 @@ def verdict(measured, *limits):
             id="too little delivered",
         ),
         pytest.param(measurement(delivered=0.5), [FAST], "compliant", "", id="a closed loop with pauses"),
+        pytest.param(measurement(level=RATE, delivered=0.9), [HALF], "compliant", "", id="a limit of its own"),
         pytest.param(
             measurement(level=RATE, delivered=0.5, stopped="interrupted"),
             [FAST],

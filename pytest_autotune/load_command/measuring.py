@@ -119,21 +119,24 @@ def judge_load(measurement: Measurement, metrics: Mapping[str, float], limits: S
     verdict = judge(metrics, limits)
     if metrics["failed"] == metrics["requests"] and verdict.status is not Status.VIOLATING:
         return judge(metrics, limits, no_data=f"no request succeeded ({error_text(measurement.errors)})")
-    short = shortfall(measurement)
+    short = shortfall(measurement, limits)
     if not short or verdict.status is Status.FAILED:
         return verdict
     reason = "; ".join(filter(None, (short, verdict.reason)))
     return Verdict(Status.VIOLATING, verdict.checks, verdict.penalty, reason)
 
 
-def shortfall(measurement: Measurement) -> str:
+def shortfall(measurement: Measurement, limits: Sequence[Limit] = ()) -> str:
     """Say how the load that was asked for did not reach the server; empty when it did.
 
     A closed loop asks for nothing at a certain time: a client that kept too few requests in flight was
-    saturated, one that paused between turns or after failures did as it was told.
+    saturated, one that paused between turns or after failures did as it was told. A limit on what is
+    delivered stands in place of `DELIVERED`.
     """
     if measurement.oversaturated:
         return f"over-saturated: {measurement.oversaturated}"
+    if any(limit.metric == "delivered" for limit in limits):
+        return ""
     by_clock = measurement.level.open_loop or any(sample.due_s is not None for sample in measurement.samples)
     if by_clock and measurement.delivered < DELIVERED and not measurement.stopped:
         delivered, least = (quantity("error_rate", share) for share in (measurement.delivered, DELIVERED))

@@ -141,7 +141,9 @@ def _findings(batch: LoadBatch) -> list[str]:
             f"{batch.metrics['failed']:.0f} of {batch.metrics['requests']:.0f} requests failed: "
             f"{error_text(measurement.errors)}{''.join(hints)}"
         )
-    if (short := shortfall(measurement)) and not measurement.client.saturated:
+    if (
+        short := shortfall(measurement, [check.limit for check in batch.verdict.checks])
+    ) and not measurement.client.saturated:
         found.append(short)
     if batch.steadiness.startswith("drifting"):
         found.append(f"not steady: {batch.steadiness}")
