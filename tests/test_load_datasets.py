@@ -251,7 +251,7 @@ BROKEN = {
         '[\n{"text": "x"},{\n"text" 2}' + " " * 50,
         "3: no JSON: Expecting ':' delimiter (column 8)",
     ),
-    "bad line": ("d.jsonl", '{"text": "a"}\n\n{"text"\n', "3: no JSON: Expecting ':' delimiter (column 1)"),
+    "bad line": ("d.jsonl", '{"text": "a"}\n\n{"text"\n', "3: no JSON: Expecting ':' delimiter (column 8)"),
     "list per line": ("d.jsonl", "[1]\n", "1: found '[1]', expected an object; correct the JSON"),
     "latin-1 lines": ("d.jsonl", b'{"text": "a"}\n{"text": "\xe4"}', "2: no UTF-8: invalid continuation byte at 0xe4"),
     "latin-1 list": ("d.json", b'[{"text": "\xe4"}]', "1: no UTF-8: invalid continuation byte at 0xe4"),

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.errors import SuiteError
@@ -140,13 +140,14 @@ def test_a_length_of_nothing_is_one_token_so_that_its_arrival_is_kept(tmp_path):
     assert read_trace(written(tmp_path, text)).rows == (Row(prompt_tokens=1, output_tokens=1),)
 
 
+@settings(deadline=None)  # a file is written and read
 @given(times=st.lists(st.integers(0, 10**6), min_size=1, max_size=50))
 def test_lines_out_of_order_are_sorted_by_time_and_otherwise_keep_their_order(tmp_path_factory, times):
     lines = [
         json.dumps({"timestamp": time, "input_length": place + 1, "output_length": 1})
         for place, time in enumerate(times)
     ]
-    trace = read_trace(written(tmp_path_factory.mktemp("trace"), "\n".join(lines)))
+    trace = read_trace(written(tmp_path_factory.getbasetemp(), "\n".join(lines)))
     order = sorted(range(len(times)), key=times.__getitem__)
     assert [row.prompt_tokens for row in trace.rows] == [place + 1 for place in order]
     assert trace.times_s == tuple((times[place] - min(times)) / 1000 for place in order)
@@ -323,9 +324,10 @@ def test_unknown_format_is_told_with_the_known_ones(tmp_path):
         read_trace(written(tmp_path, MOONCAKE), format="burst")
 
 
+@settings(deadline=None)  # a file is written and read
 @given(text=st.text('{}[]",:0123456789e.-timestampinput_length\n', max_size=80))
 def test_any_other_text_is_a_suite_error_in_one_line(tmp_path_factory, text):
-    path = written(tmp_path_factory.mktemp("trace"), GOOD + text)
+    path = written(tmp_path_factory.getbasetemp(), GOOD + text)
     try:
         trace = read_trace(path)
     except SuiteError as error:

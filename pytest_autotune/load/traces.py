@@ -55,7 +55,7 @@ def _read(lines: Iterator[tuple[int, str]], path: Path | str, known: Format | No
     head = next(lines, None)
     if head is None:
         raise SuiteError(f"the trace is empty; {FORMATS_HELP}", path=path)
-    found: Format = known if known else _at_line(head[0], path, sniff, head[1])
+    found: Format = _at_line(head[0], path, sniff, head[1]) if known is None else known
     parse = _at_line(head[0], path, parser_of, found, head[1])
     times: list[float] = []
     rows: list[Row] = []
