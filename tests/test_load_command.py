@@ -145,13 +145,16 @@ def test_levels_after_the_end_of_the_server_are_not_measured(tmp_path):
 def test_an_interrupt_keeps_what_was_measured(server, tmp_path, number):
     arguments = ["--url", server.url, "--concurrency", "1,2", *QUICK, "--json", str(tmp_path / "a.json")]
     arguments[arguments.index("--duration") + 1] = "3s"
-    process = loadcommand.start("load", *arguments)
+    process = loadcommand.start("load", *arguments, start_new_session=True)
     with process:
         for line in process.stdout:
             if line.startswith("concurrency=1:"):
                 break
         time.sleep(2.2)  # in the middle of the next window
-        process.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does: workers hear it too
+        else:
+            process.send_signal(number)
         output, said = process.communicate(timeout=20)
     assert process.returncode == 2
     assert "interrupted: waits for the requests in flight" in said

@@ -68,6 +68,14 @@ def test_columns_without_any_value_are_left_out():
     assert "TTFT" in "\n".join(table_lines([empty, batch(measurement())], ())[:2])
 
 
+@pytest.mark.parametrize(("width", "absent"), [(200, set()), (100, {"client"}), (80, {"client", "delivered", "req/s"})])
+def test_a_narrow_terminal_loses_the_least_important_columns_first(width, absent):
+    lines = table_lines([batch(measurement(), slo=SLO)], load_test(slo=SLO).limits, width=width)
+    assert max(map(len, lines)) <= width
+    assert not absent & set(lines[1].split())
+    assert {"level", "failed", "tok/s", "verdict"} <= set(lines[1].split())
+
+
 def test_the_share_of_the_client_is_its_delays_in_each_latency():
     share = client_share(batch(measurement()))
     late = HEALTHY.send_p99_s + HEALTHY.lag_p99_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import sys
 from contextlib import contextmanager
@@ -60,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     with Interruption() as interruption, _display(test) as display:
         _measure_all(test, _generator(), results, display, interruption)
     results.close(interrupted=interruption.happened)
-    for line in (*table_lines(results.batches, test.limits), *finding_lines(results.batches, test.secrets)):
+    for line in (
+        *table_lines(results.batches, test.limits, width=_width()),
+        *finding_lines(results.batches, test.secrets),
+    ):
         _say(line)
     if results.lost:
         return WRONG
@@ -83,7 +87,7 @@ def _show(folder: Path, written: Written, json_path: Path | None) -> int:
     except AutotuneError as error:
         _complain(str(error))
         return WRONG
-    for line in (*table_lines(recorded.batches, limits), *finding_lines(recorded.batches)):
+    for line in (*table_lines(recorded.batches, limits, width=_width()), *finding_lines(recorded.batches)):
         _say(line)
     if json_path is not None:
         _say(f"written: {json_path}")
@@ -230,6 +234,11 @@ def _display(test: LoadTest) -> Iterator[Display]:
             display = LiveTable(test, console)
     with display:
         yield display
+
+
+def _width() -> int | None:
+    """Return how many characters a line has room for; None where nothing is cut off."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _headline(test: LoadTest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_autotune.formatting import amount
-from pytest_autotune.load_command.table import COLUMNS, UNKNOWN, batch_line, row
+from pytest_autotune.load_command.table import COLUMNS, UNKNOWN, batch_line, columns_shown, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,7 @@ class LiveTable:
         from rich.live import Live
 
         self._test = test
+        self._width = console.width
         self._rows = {level: [level.name, *[UNKNOWN] * (len(COLUMNS) - 2), "waits"] for level in test.levels}
         self._live: Live = Live(self.table(), console=console, auto_refresh=False, transient=True)
 
@@ -90,12 +91,14 @@ class LiveTable:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in COLUMNS:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        rows = list(self._rows.values())
+        shown = columns_shown(rows, width=self._width)
+        for column in (COLUMNS[index] for index in shown):
             side = "left" if column.below in ("level", "verdict") else "right"
             table.add_column(f"{column.above}\n{column.below}", justify=side, no_wrap=True)  # type: ignore[arg-type]
-        for cells in self._rows.values():
-            table.add_row(*(Text(cell) for cell in cells))
+        for cells in rows:
+            table.add_row(*(Text(cells[index]) for index in shown))
         return table
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Limit
 
 UNKNOWN = "-"
+_GAP = 2  # between two columns
 _HINTS = {
     "http-400": "the server refuses the requests; see its log for the parameter",
     "http-401": "give a key with --api-key",
@@ -32,21 +33,22 @@ class Column(NamedTuple):
     above: str
     below: str
     metric: str = ""
+    spare: int = 0  # of the columns that a narrow terminal has no room for, the one with the most goes first
 
 
 COLUMNS = (
     Column("", "level"),
-    Column("", "requests", "requests"),
+    Column("", "requests", "requests", 2),
     Column("", "failed", "failed"),
-    Column("TTFT", "p50 ms", "ttft.p50"),
+    Column("TTFT", "p50 ms", "ttft.p50", 1),
     Column("TTFT", "p99 ms", "ttft.p99"),
     Column("TPOT", "mean ms", "tpot.mean"),
-    Column("TPOT", "p99 ms", "tpot.p99"),
+    Column("TPOT", "p99 ms", "tpot.p99", 5),
     Column("e2e", "p99 ms", "e2e.p99"),
     Column("output", "tok/s", "output_throughput"),
-    Column("", "req/s", "request_throughput"),
-    Column("", "delivered"),
-    Column("", "client"),
+    Column("", "req/s", "request_throughput", 3),
+    Column("", "delivered", spare=4),
+    Column("", "client", spare=6),
     Column("", "verdict"),
 )
 
@@ -71,21 +73,35 @@ def row(batch: LoadBatch, limits: Sequence[Limit]) -> list[str]:
     ]
 
 
-def table_lines(batches: Sequence[LoadBatch], limits: Sequence[Limit]) -> list[str]:
-    """Return the table of the batches; a column that has no value in any row is left out."""
-    above, below = header()
+def table_lines(batches: Sequence[LoadBatch], limits: Sequence[Limit], *, width: int | None = None) -> list[str]:
+    """Return the table of the batches; a column that has no value in any row, or no room in `width`, is left out."""
     rows = [row(batch, limits) for batch in batches]
-    shown = [index for index in range(len(COLUMNS)) if any(cells[index] != UNKNOWN for cells in rows)]
-    lines = [[cells[index] for index in shown] for cells in (above, below, *rows)]
+    shown = columns_shown(rows, width=width)
+    lines = [[cells[index] for index in shown] for cells in (*header(), *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(shown) - 1
     return [
-        "  ".join(
+        (" " * _GAP)
+        .join(
             cell.ljust(width) if index in (0, last) else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
+        )
+        .rstrip()
         for cells in lines
     ]
+
+
+def columns_shown(rows: Sequence[Sequence[str]], *, width: int | None) -> list[int]:
+    """Return the columns that have a value in some row and fit together into `width`, which None makes endless."""
+    cells = [*header(), *rows]
+    shown = [index for index in range(len(COLUMNS)) if any(line[index] != UNKNOWN for line in rows) or not rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(COLUMNS))]
+    while width is not None and sum(widths[index] + _GAP for index in shown) - _GAP > width:
+        spare = max(shown, key=lambda index: COLUMNS[index].spare)
+        if not COLUMNS[spare].spare:
+            break
+        shown.remove(spare)
+    return shown
 
 
 def finding_lines(batches: Iterable[LoadBatch], secrets: Sequence[str] = ()) -> list[str]:
