@@ -72,7 +72,7 @@ def test_a_test_loads_a_server_and_asserts_what_it_likes(run):
             assert len(result.samples) == result.requests
             assert result.errors == {}
             assert result.client.workers >= 1
-            assert result.delivered > 0.9
+            assert 0 < result.delivered <= 1
             assert result.document()["ttft"]["p99"] == result.ttft.p99
             missed = benchmark(url, concurrency=1, slo={"ttft.p99": "1us"}, **quick)
             assert not missed.compliant

@@ -42,7 +42,8 @@ def test_levels_are_measured_printed_and_written(server, tmp_path):
     assert [line.split(":")[0] for line in lines[:2]] == ["concurrency=1", "concurrency=4"]
     assert [line.split()[0] for line in lines[3:6]] == ["level", "c1", "c4"]
     assert [line.split()[-1] for line in lines[4:6]] == ["compliant", "compliant"]
-    assert lines[6:] == [f"written: {tmp_path / 'a.json'}"]
+    others = [line for line in lines[6:] if ": not steady: " not in line]  # as a busy machine is
+    assert others == [f"written: {tmp_path / 'a.json'}"]
     document = read(tmp_path / "a.json")
     assert [batch["concurrency"] for batch in document["batches"]] == [1, 4]
     for batch in document["batches"]:
