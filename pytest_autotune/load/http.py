@@ -181,6 +181,8 @@ class _Batch:
             ttft_s=median(ttfts) if ttfts else None,
             tpot_s=median(tpots) if tpots else None,
             held=1.0 if explained else delivered,
+            turn_s=(1 - delivered) * self._level.value * window_s / max(len(batch), 1),
+            without_socket=errors["no-socket"],
         )
         return Measurement(
             level=self._level,
@@ -237,14 +239,14 @@ class _Batch:
         elif workload.max_requests is not None and len(ended) >= workload.max_requests:
             self._close(sorted(ended)[workload.max_requests - 1], "")
         elif workload.max_errors is not None and len(failed) >= max(workload.max_errors, 1):
-            reason = f"{len(failed)} requests failed (stop.errors)"
+            reason = f"{len(failed)} requests failed"
             self._close(sorted(failed)[max(workload.max_errors, 1) - 1], reason)
         elif (
             workload.max_error_share is not None
             and len(ended) >= FEW_REQUESTS
             and len(failed) > workload.max_error_share * len(ended)
         ):
-            self._close(now_s, f"{len(failed)} of {len(ended)} requests failed (stop.error_share)")
+            self._close(now_s, f"{len(failed)} of {len(ended)} requests failed")
         elif look and self._level.shape == "rate" and workload.stop_oversaturated and self._fell_behind(now_s):
             self._close(now_s, "over-saturated", abandon=True)
         elif look and self._enough is not never:
