@@ -17,7 +17,8 @@ from pytest_autotune.samples import Sample
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-CODEC = "columns-1"
+CODEC = "columns-2"
+_READ = ("columns-1", CODEC)  # the first had no times of an open loop, and not what the client added
 
 Numbers = NDArray[np.int64]
 
@@ -25,6 +26,7 @@ Numbers = NDArray[np.int64]
 _TYPES = {"B": "<u1", "H": "<u2", "I": "<u4", "Q": "<u8"}
 _LIMITS = {code: 256 ** np.dtype(kind).itemsize for code, kind in _TYPES.items()}
 _FAR = 2.0**62  # microseconds: sums and differences of two times still fit 64 bits
+_EACH = ("sent", "end", "answered", "prompt", "output", "error", "planned", "client", "gap_count")
 _NOTHING = -1  # index of "no error" in the table of error kinds
 
 
@@ -43,6 +45,9 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
         "prompt": _whole(sample.prompt_tokens for sample in samples),
         "output": _whole(sample.output_tokens for sample in samples),
         "error": _whole(_NOTHING if sample.error is None else index[sample.error] for sample in samples),
+        "planned": _whole(int(sample.due_s is not None) for sample in samples),
+        "due": _micros(sample.due_s for sample in samples if sample.due_s is not None),
+        "client": _micros(sample.client_s for sample in samples),
         "gap_count": _whole(len(sample.gaps_s) for sample in samples),
         "gaps": _micros(chain.from_iterable(sample.gaps_s for sample in samples)),
     }
@@ -59,7 +64,7 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
 
 def decode_samples(codec: str, encoded: bytes) -> tuple[Sample, ...]:
     """Return the samples that `encode_samples` was given, times within half a microsecond."""
-    if codec != CODEC:
+    if codec not in _READ:
         raise StoreError(
             f"samples are stored as {codec!r}, this version of pytest-autotune reads {CODEC!r}: upgrade pytest-autotune"
         )
@@ -81,13 +86,12 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
         start = end
     gaps = [micros / 1e6 for micros in columns["gaps"]]
     firsts = iter(columns["first"])
+    dues = iter(columns.get("due", ()))
+    nothing = [0] * len(columns["sent"])
     ids = header["ids"] or [""] * len(columns["sent"])
     position = 0
-    for number, (sent, end, answered, prompt, output, error, gap_count) in enumerate(
-        zip(
-            *(columns[name] for name in ("sent", "end", "answered", "prompt", "output", "error", "gap_count")),
-            strict=True,
-        )
+    for number, (sent, end, answered, prompt, output, error, planned, client, gap_count) in enumerate(
+        zip(*(columns.get(name, nothing) for name in _EACH), strict=True)
     ):
         yield Sample(
             sent_s=sent / 1e6,
@@ -98,6 +102,8 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
             gaps_s=tuple(gaps[position : position + gap_count]),
             error=None if error == _NOTHING else header["kinds"][error],
             id=ids[number],
+            due_s=next(dues) / 1e6 if planned else None,
+            client_s=client / 1e6,
         )
         position += gap_count
 
