@@ -69,7 +69,7 @@ def row(measurement: Measurement, log: dict[str, Truth]) -> list[str]:
     metrics = summarise(measurement.samples, measurement.window_s, gpus=0, request_limits={})
     truths = [log[sample.id] for sample in measured(measurement.samples, measurement.window_s)]
     ttfts = sorted(truth.ttft_s for truth in truths)
-    concurrency, client = measurement.level.concurrency, measurement.client
+    concurrency, client = int(measurement.level.value), measurement.client
     ideal = concurrency * TOKENS / (TTFT_MS + ITL_MS * (TOKENS - 1)) * 1000
     times = (
         metrics["ttft.p50"],

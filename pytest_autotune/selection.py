@@ -104,8 +104,8 @@ class JudgedTrial:
         if self.best is None or self.best.score is None:
             return ""
         return (
-            f"{title(self.metric)} {quantity(self.metric, self.best.score)} from concurrency "
-            f"{self.best.level.concurrency} ({self.coverage})"
+            f"{title(self.metric)} {quantity(self.metric, self.best.score)} from "
+            f"{self.best.level.words} ({self.coverage})"
         )
 
     @property
