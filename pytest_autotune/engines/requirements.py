@@ -13,6 +13,7 @@ from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.space import Choice, Space
+from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_autotune.space import Parameter, Value
     from pytest_autotune.suite import Suite
 
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
 _BYTES_PER_PARAMETER = 0.5  # 4-bit weights: the least that a download can need
@@ -30,22 +30,6 @@ _PARALLEL = (  # settings whose product is the number of GPUs, each in the spell
     ("prefill-context-parallel-size",),
     ("data-parallel-size-local", "data-parallel-size", "dp-size", "dp"),
 )
-
-
-def expand(text: str, *, key: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replace ``${NAME}`` and ``${NAME:-default}`` in the value that a suite gives for `key`.
-
-    Raise `MissingRequirement` naming the variable when it is not set, or empty, and has no default.
-    """
-    variables = os.environ if environment is None else environment
-
-    def value(match: re.Match[str]) -> str:
-        found = variables.get(match["name"]) or match["default"]
-        if found is None:
-            raise MissingRequirement(f"set {match['name']} ({key}: {text})")
-        return found
-
-    return _VARIABLE.sub(value, text)
 
 
 def environment_of(suite: Suite) -> dict[str, str]:
