@@ -7,8 +7,8 @@ import pytest
 
 from pytest_autotune import tables
 from pytest_autotune.constraints import Constraint
+from pytest_autotune.metrics import COUNTS, LATENCIES, RATES, STATISTICS
 from pytest_autotune.reporting.export import best_document
-from pytest_autotune.statistics import COUNTS, LATENCIES, RATES, STATISTICS
 from pytest_autotune.suite_file import PLACEHOLDERS
 from pytest_autotune.suite_schema import suite_schema
 from tests.documents import ROOT, table
