@@ -112,4 +112,4 @@ def _slice(moments: Column, edges: Column) -> NDArray[np.int64]:
 
 
 def _column(numbers: Iterable[float | None]) -> Column:
-    return np.fromiter(numbers, dtype=np.float64)  # type: ignore[arg-type]  # callers left out what is None
+    return np.fromiter(numbers, dtype=np.float64)  # callers left out what is None

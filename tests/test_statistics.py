@@ -259,6 +259,7 @@ def test_ten_million_tokens_are_summarised_in_under_500_megabytes():
     script = """
 import random, resource, time
 from array import array
+from pytest_autotune.intervals import confidence_intervals
 from pytest_autotune.samples import Sample
 from pytest_autotune.statistics import summarise
 
@@ -267,10 +268,12 @@ some = [array("d", (chance.gauss(0.01, 0.001) for _ in range(1000))) for _ in ra
 samples = [Sample(n / 170, n / 170 + 0.2, n / 170 + 13, 64, 1001, some[n % 50][:]) for n in range(10_000)]
 began = time.process_time()
 metrics = summarise(samples, 60.0, gpus=1, request_limits={})
-assert metrics["itl.p50"] > 0
+intervals = confidence_intervals(samples, 60.0, gpus=1)
+low, high = intervals["itl.p99"]
+assert low <= metrics["itl.p99"] <= high
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time() - began)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     megabytes, seconds = map(float, told.split())
     assert megabytes < 500
-    assert seconds < 15  # about one on an idle machine
+    assert seconds < 20  # about one and a half on an idle machine
