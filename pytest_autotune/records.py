@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Status
     from pytest_autotune.space import Configuration, Value
 
-Interval = tuple[float, float | None]  # low, high; None: unbounded above, the sample is too small to tell
+Interval = tuple[float | None, float | None]  # None: the data gives no bound on that side
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ LAYERS = [
     {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness"},
     {"space", "constraints", "slo"},
     {"records"},
-    {"problems", "yaml_source", "notation", "fields", "suite", "suite_file", "suite_schema"},
+    {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
+    | {"suite", "suite_file", "suite_schema"},
     {"search", "selection", "gate"},
-    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy", "load"},
+    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"},
     {"reporting"},
     {"recorded", "trial", "plan", "views", "progress", "results", "run"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},
