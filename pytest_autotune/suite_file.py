@@ -18,6 +18,7 @@ from pytest_autotune.space import Parameter, Space, grid_size
 from pytest_autotune.spelling import misspelled, nearest, show
 from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_load import (
+    ColumnsBlock,
     ConversationBlock,
     DatasetBlock,
     LoadBlock,
@@ -87,6 +88,7 @@ _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
     ("load", "stages"): StageBlock,
     ("load", "replay"): ReplayBlock,
     ("load", "dataset"): DatasetBlock,
+    ("load", "dataset", "columns"): ColumnsBlock,
     ("load", "prefix"): PrefixBlock,
     ("load", "conversation"): ConversationBlock,
     ("load", "stop"): StopBlock,

@@ -82,13 +82,28 @@ class ReplayBlock(Block):
     limit: PositiveCount | None = Field(default=None, description="Take only so many requests from its start.")
 
 
+class ColumnsBlock(Block):
+    """`columns:` where the parts of a dataset's rows stand, when it is not where they usually do."""
+
+    prompt: Text | None = Field(default=None, description="Of the prompt, or of the turns of a conversation.")
+    prompt_tokens: Text | None = Field(default=None, description="Of the length of a prompt that is to be made up.")
+    output_tokens: Text | None = Field(default=None, description="Of the length of the output.")
+    turns: PositiveCount | None = Field(default=None, description="Take only so many turns of a conversation.")
+
+
 class DatasetBlock(Block):
     """`dataset:` prompts that are sent as they are."""
 
     file: Text = Field(description="The dataset; a relative path counts from the suite's file.")
-    format: Text | None = Field(default=None, description="How it is written. Default: by its name and content.")
+    format: Literal["json", "jsonl", "csv", "parquet", "arrow"] | None = Field(
+        default=None, description="How it is written. Default: as its suffix says."
+    )
+    split: Text | None = Field(default=None, description="Which part of a directory. Default: train, if there is one.")
     limit: PositiveCount | None = Field(default=None, description="Take only so many rows from its start.")
     shuffle: Flag = Field(default=False, description="Send the rows in an order by the seed.")
+    columns: ColumnsBlock = Field(
+        default=ColumnsBlock(), description="Where the parts of a row stand, when it is not where they usually do."
+    )
 
 
 class PrefixBlock(Block):

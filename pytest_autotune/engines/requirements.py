@@ -45,10 +45,20 @@ def interpreter_of(suite: Suite) -> str:
     """
     if suite.engine_python is None:
         return sys.executable
-    named = os.path.expanduser(expand(suite.engine_python, key="engine_python"))  # noqa: PTH111 - not every name is a path
+    return _interpreter(suite.engine_python, suite, key="engine_python")
+
+
+def generator_interpreter_of(suite: Suite) -> str | None:
+    """Return the absolute path of the Python that has the load generator; None when the suite names none."""
+    named = suite.load.generator_python
+    return None if named is None else _interpreter(named, suite, key="load.generator_python")
+
+
+def _interpreter(named: str, suite: Suite, *, key: str) -> str:
+    named = os.path.expanduser(expand(named, key=key))  # noqa: PTH111 - not every name is a path
     found = shutil.which(named) if os.sep not in named else shutil.which(suite.path.parent.absolute() / named)
     if found is None:
-        raise MissingRequirement(f"engine_python: no such interpreter: {named}")
+        raise MissingRequirement(f"{key}: no such interpreter: {named}")
     return os.path.abspath(found)  # noqa: PTH100 - not resolve(): a venv's python is a symlink out of it
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_autotune.load.generator import Row
-    from pytest_autotune.load.traces import Format, Trace
+    from pytest_autotune.load.trace_lines import Format
+    from pytest_autotune.load.traces import Trace
     from pytest_autotune.suite_load import DatasetBlock, LoadBlock
 
 _CHUNK = 2**20  # bytes of a file that are hashed at a time
@@ -149,9 +150,11 @@ def _read_trace(path: Path, form: Format | None, limit: int | None, _version: in
 
 @lru_cache(maxsize=2)
 def _read_dataset(path: Path, dataset: DatasetBlock, _version: int) -> tuple[Row, ...]:
+    from pytest_autotune.load.dataset_rows import Columns
     from pytest_autotune.load.datasets import read_dataset
 
-    return read_dataset(path, format=dataset.format, limit=dataset.limit)
+    columns = Columns(**dict(dataset.columns))
+    return read_dataset(path, format=dataset.format, split=dataset.split, limit=dataset.limit, columns=columns)
 
 
 def _version(path: Path) -> int:
