@@ -11,6 +11,7 @@ from pytest_autotune import notation
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import Block, unknown_key
+from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
 from pytest_autotune.slo import Limit
@@ -43,6 +44,7 @@ _RESERVED = {
     **dict.fromkeys(("model", "model_name"), "is a key of the suite itself; write it at the top level"),
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
+_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput")
 _NEED_MODEL = ("vllm", "sim")
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
@@ -115,6 +117,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
         raise _first(_translate(error), source, path) from None
     collector = Collector()
     _check_engine(file, collector)
+    _check_metrics(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
     constraints = _read_constraints(file, known_flags, collector)
@@ -134,6 +137,8 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
         shared["deploy"] = "endpoint"
+    if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
+        shared["objective"] = Objective(metric="request_throughput")
     if steepness is not None:
         shared["steepness"] = steepness
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
@@ -206,6 +211,22 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
         collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
     if file.engine in _NEED_MODEL and file.command:
         collector.note(("command",), f"{file.engine!r} makes its own command; remove it or write engine: command")
+
+
+def _check_metrics(file: SuiteFile, collector: Collector) -> None:
+    """Refuse limits and objectives on tokens where the api generates none."""
+    if file.load.api not in ("embeddings", "rerank"):
+        return
+    remedy = f"api: {file.load.api} generates no tokens; use e2e, request_throughput or input_throughput"
+    for limit in file.slo.limits:
+        if _of_tokens(limit.metric):
+            collector.note(("slo", limit.metric), remedy)
+    if "objective" in file.model_fields_set and _of_tokens(file.objective.metric):
+        collector.note(("objective",), remedy)
+
+
+def _of_tokens(metric: str) -> bool:
+    return metric.partition(".")[0].removesuffix(PER_GPU) in _TOKEN_METRICS
 
 
 def _check_names(file: SuiteFile, collector: Collector) -> None:

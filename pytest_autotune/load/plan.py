@@ -11,7 +11,7 @@ from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.load.generator import Stage, Workload
 from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
-from pytest_autotune.variables import expand
+from pytest_autotune.variables import VARIABLE, expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +98,15 @@ def headers_of(load: LoadBlock) -> dict[str, str]:
     if load.api_key is not None:
         headers["authorization"] = f"Bearer {expand(load.api_key, key='load.api_key')}"
     return headers
+
+
+def secrets_of(load: LoadBlock) -> tuple[str, ...]:
+    """Return the values of header fields that came from the environment, to be masked wherever text is shown."""
+    headers = headers_of(load)
+    secret = {headers[name] for name, value in load.headers.items() if VARIABLE.search(value)}
+    if load.api_key is not None:
+        secret |= {headers["authorization"], headers["authorization"].removeprefix("Bearer ")}
+    return tuple(sorted((value for value in secret if value), key=len, reverse=True))
 
 
 def files_of(load: LoadBlock, directory: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.records import utc_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
+from pytest_autotune.reporting.sending import client_shares
 from pytest_autotune.selection import NOISE
 
 if TYPE_CHECKING:
@@ -133,7 +134,13 @@ def _batch(batch: JudgedBatch) -> dict[str, Any]:
         "requests": record.requests,
         "errors": record.errors,
         "window_s": record.window_s,
+        "intervals": record.intervals,
+        "delivered": record.delivered,
+        "oversaturated": record.oversaturated,
+        "stopped": record.stopped,
+        "remarks": record.remarks,
         "client": None if record.client is None else dataclasses.asdict(record.client),
+        "client_share": client_shares(record),
         "started_at": utc_text(record.started_at, timespec="seconds"),
     }
 
