@@ -123,7 +123,9 @@ def read_workers(value: Any) -> int | None:
     if value == "auto":
         return None
     if isinstance(value, str):
-        raise ValueError(f"{show(value)} is neither a number of processes nor auto{nearest(value, ['auto'])}")
+        raise ValueError(
+            f"{show(value)} is neither a number of processes nor auto{nearest(value, ['auto'])}; write one"
+        )
     return units.count(value, least=1)
 
 
@@ -133,7 +135,7 @@ def read_headers(value: Any) -> dict[str, str]:
     headers = {}
     for name, written in read_mapping(value).items():
         if not re.fullmatch(HEADER, name):
-            collector.note((name,), f"{show(name)} is not the name of a header field")
+            collector.note((name,), f"{show(name)} is not the name of a header field; use letters, digits and '-'")
         headers[name.lower()] = collector.read((name,), _read_header, name, written)
     collector.finish()
     return headers

@@ -40,7 +40,7 @@ def _check_shape(load: LoadBlock, collector: Collector) -> None:
     if "arrivals" in written and load.shape != "rate" and not any(stage.rate for stage in load.stages):
         collector.note(("arrivals",), f"only a rate is spread in time, {load.shape} is not; remove it")
     if load.max_concurrency is not None and not load.by_clock:
-        collector.note(("max_concurrency",), f"{load.shape}: limits the requests in flight by itself; remove it")
+        collector.note(("max_concurrency",), f"{load.shape} says itself what is in flight; remove it")
     if load.stages and "duration_s" in written:
         collector.note(("duration",), "the stages say how long the batch is; remove it")
     if load.stages and (load.planned_duration_s or 0.0) <= 0:
@@ -74,7 +74,7 @@ def _check_prompts(load: LoadBlock, collector: Collector) -> None:
             f"{load.prefix.tokens} leaves nothing of prompts of {prompt.tokens} tokens that is their own; use fewer",
         )
     if load.conversation is not None and load.shape in ("burst", "replay"):
-        collector.note(("conversation",), f"{load.shape}: says itself when each request is sent; remove one of the two")
+        collector.note(("conversation",), f"{load.shape} says itself when each request is sent; remove one of the two")
 
 
 def _check_api(load: LoadBlock, collector: Collector) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from pytest_autotune.fields import (
     Block,
@@ -135,12 +142,13 @@ class StopBlock(Block):
 
 
 def _named(value: Any) -> Any:
-    """Take the path of a dataset for a mapping that says no more."""
+    """Take the path of a file for a mapping that says no more."""
     return {"file": value} if isinstance(value, str) else value
 
 
 Stages = Annotated[tuple[StageBlock, ...], as_written(read_list)]
-Dataset = Annotated[DatasetBlock, as_written(_named)]
+Replay = Annotated[ReplayBlock, BeforeValidator(_named, json_schema_input_type=str | ReplayBlock)]
+Dataset = Annotated[DatasetBlock, BeforeValidator(_named, json_schema_input_type=str | DatasetBlock)]
 
 
 class LoadBlock(Block):
@@ -185,7 +193,11 @@ class LoadBlock(Block):
         description="One batch whose load changes: its parts, one after the other.",
         examples=[[{"rate": 5, "for": "30s"}, {"rate": [5, 50], "for": "60s"}]],
     )
-    replay: ReplayBlock | None = Field(default=None, description="A recorded trace, sent at its times.")
+    replay: Replay | None = Field(
+        default=None,
+        description="A recorded trace, sent at its times: its path, or a mapping with more about it.",
+        examples=[{"file": "trace.jsonl", "speed": [1, 2]}],
+    )
     arrivals: ArrivalsField = Field(
         default=Arrivals(),
         description="How a rate is spread in time: poisson, constant, or with a burstiness.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.load.generator import Stage, Workload
 from pytest_autotune.load.lengths import Fixed
+from pytest_autotune.masking import secret_values
 from pytest_autotune.samples import Level
 from pytest_autotune.variables import VARIABLE, expand
 
@@ -103,10 +104,10 @@ def headers_of(load: LoadBlock) -> dict[str, str]:
 def secrets_of(load: LoadBlock) -> tuple[str, ...]:
     """Return the values of header fields that came from the environment, to be masked wherever text is shown."""
     headers = headers_of(load)
-    secret = {headers[name] for name, value in load.headers.items() if VARIABLE.search(value)}
+    filled = {headers[name] for name, value in load.headers.items() if VARIABLE.search(value)}
     if load.api_key is not None:
-        secret |= {headers["authorization"], headers["authorization"].removeprefix("Bearer ")}
-    return tuple(sorted((value for value in secret if value), key=len, reverse=True))
+        filled.add(headers["authorization"])
+    return secret_values(("secret", part) for value in filled for part in (value, value.rpartition(" ")[2]))
 
 
 def files_of(load: LoadBlock, directory: Path) -> dict[str, Path]:
