@@ -81,6 +81,11 @@ class TruthServer:
         self._stop()
         self._directory.cleanup()
 
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End the server at once."""
         self._process.kill()
