@@ -14,7 +14,7 @@ in which they were sent:
   ratio, they are joined in pairs (Fishman, "Grouping observations in digital simulation", Management
   Science 24, 1978).
 * **Percentiles** by order statistics: no distribution is assumed; the number of requests below the
-  true percentile is binomial (Hahn and Meeker, "Statistical Intervals", 1991, section 5.2).
+  true percentile is binomial (Hahn and Meeker, "Statistical Intervals", 1991, chapter 5).
 * **Shares** by Wilson's score ("Probable inference, the law of succession, and statistical
   inference", Journal of the American Statistical Association 22, 1927).
 * Percentiles and shares of correlated requests use the same formulas with the **effective number** of
@@ -43,7 +43,7 @@ import numpy as np
 from pytest_autotune.columns import amounts, times
 from pytest_autotune.concurrency import slice_means
 from pytest_autotune.distributions import normal_quantile, two_sided
-from pytest_autotune.metrics import IN_FLIGHT, PER_GPU, STATISTICS, TIMES, parse_metric
+from pytest_autotune.metrics import IN_FLIGHT, PER_GPU, RATES, STATISTICS, TIMES, parse_metric
 from pytest_autotune.statistics import measured, percentile
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def confidence_intervals(
         intervals["error_rate"] = share_interval(failures, confidence=confidence)
         edges = np.linspace(0.0, window_s, _SLICES + 1)
         intervals[f"{IN_FLIGHT}.mean"] = mean_interval(slice_means(samples, edges), confidence=confidence)
-        if only is None or any(parse_metric(name)[1] is None for name in only):
+        if only is None or any(name.removesuffix(PER_GPU) in RATES for name in only):
             for rate, amount in amounts(samples, edges, request_limits or {}).items():
                 low, high = mean_interval(amount / np.diff(edges), confidence=confidence)
                 intervals[rate] = (low, high)
@@ -108,7 +108,7 @@ def requests_to_certify(q: float, *, confidence: float = 0.95) -> int:
     """Return how many independent requests, all below a limit, show that their q-th percentile is: 299 for p99.
 
     One-sided, with n requests: were the percentile above the limit, all n would lie below it with
-    probability (q / 100) ** n (Hahn and Meeker 1991, section 5.3). `confidence_intervals` are
+    probability (q / 100) ** n (Hahn and Meeker 1991, chapter 5). `confidence_intervals` are
     two-sided, so that their upper bounds take more: 368 at the least for p99 at 95 %.
     """
     return math.ceil(math.log(1 - confidence) / math.log(q / 100) - 1e-9)
@@ -151,7 +151,7 @@ def percentile_interval(
 
     The bounds are the l-th and u-th smallest value with P(B < l) and P(B >= u) at most half of the
     rest, B being binomial: how many of n values lie below the true percentile (Hahn and Meeker 1991,
-    section 5.2). Ranks among the effective values become those of the n that there are, outwards.
+    chapter 5). Ranks among the effective values become those of the n that there are, outwards.
     """
     count = ordered.size
     trials = max(1, math.floor(min(count, count if effective is None else effective)))

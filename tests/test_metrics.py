@@ -16,7 +16,9 @@ from pytest_autotune.metrics import (
     TIMES,
     parse_metric,
 )
+from pytest_autotune.notation import read_limits
 from pytest_autotune.samples import Sample
+from pytest_autotune.slo import Limit
 from pytest_autotune.statistics import summarise
 
 
@@ -99,6 +101,16 @@ def test_every_metric_of_a_batch_has_a_name_that_is_read():
 )
 def test_further_metrics_are_written_with_their_units(metric, value, text):
     assert quantity(metric, value) == text
+
+
+def test_further_metrics_can_be_limits():
+    written = {"delivered": "98%", "in_flight.max": 64, "client.p99": "1ms", "ttft_sent.p90": {"max": "500ms"}}
+    assert read_limits(written).limits == (
+        Limit("delivered", 0.98, floor=True),
+        Limit("in_flight.max", 64.0),
+        Limit("client.p99", 0.001),
+        Limit("ttft_sent.p90", 0.5),
+    )
 
 
 def test_only_counts_have_no_unit():
