@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from pytest_autotune.plan import observe
-from pytest_autotune.reporting.sending import client_shares, sending_lines
+from pytest_autotune.reporting.sending import client_shares, sending_lines, warning_lines
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Limit
+from pytest_autotune.steadiness import Drift, Steadiness
 from pytest_autotune.suite import Suite
 from pytest_autotune.trial import more_workers
 from tests.make_records import batch, trial
@@ -217,6 +218,16 @@ def test_the_clients_own_share_is_told_of_each_latency():
     assert client_shares(record) == pytest.approx({"ttft": 0.01, "tpot": 0.0025, "itl": 0.1, "e2e": 0.001})
     assert client_shares(batch(8, client=HEALTH, e2e__p99=2.0)) == {"e2e": 0.001}
     assert client_shares(batch(8, status="failed")) == {}
+
+
+def test_only_a_load_that_was_not_steady_is_worth_a_warning():
+    found = Steadiness((Drift("ttft", 0.45, 0.31, 0.59, 0.2),))
+    drifting = replace(batch(8), remarks=(f"steady state: {found}",))
+    assert warning_lines(drifting) == [
+        "[load] concurrency=8: steady state: drifting: ttft changed by +45 % (+31 % to +59 %)"
+    ]
+    for fine in (Steadiness(()), Steadiness((), "3 successful requests are too few")):
+        assert warning_lines(replace(batch(8), remarks=(f"steady state: {fine}",))) == []
 
 
 def test_the_log_lines_of_a_batch_say_how_its_load_was_sent():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.records import BatchRecord, Interval
 
+DRIFTING = "drifting"  # of `Steadiness`, in words
 _SHOWN = ("ttft", "tpot", "itl", "e2e")
 _CERTAIN = ("ttft.p99", "e2e.p99", "output_throughput")  # metrics whose intervals are shown
 
@@ -51,6 +52,11 @@ def sending_lines(record: BatchRecord, *, metrics: Sequence[str] = _CERTAIN) -> 
         lines.append(f"[load] {record.level}: 95 % confidence: {', '.join(certain)}")
     lines += [f"[load] {record.level}: {remark}" for remark in record.remarks]
     return lines
+
+
+def warning_lines(record: BatchRecord) -> list[str]:
+    """Return the log lines about what spoils the numbers of a batch: a server that was not in a steady state."""
+    return [f"[load] {record.level}: {remark}" for remark in record.remarks if DRIFTING in remark]
 
 
 def _certain(metric: str, interval: Interval) -> str:
