@@ -23,15 +23,16 @@ LAYERS = [
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "trial", "plan", "views", "progress", "results", "run"},
-    {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching"},
+    {"recorded", "trial", "plan", "views", "progress", "results", "run", "load_command"},
+    {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},
 ]
 MAY_IMPORT = {
-    "pytest": {"plugin", "nodes", "scheduling", "hooks", "outcomes", "stash", "searching"},
+    "pytest": {"plugin", "nodes", "scheduling", "hooks", "outcomes", "stash", "searching", "benchmark"},
     "_pytest": set(),
     "optuna": {"search"},
     "xdist": {"scheduling"},
+    "rich": {"load_command"},
     "docker": {"deploy"},
 }
 
@@ -102,7 +103,18 @@ def test_modules_are_short_enough_to_read(path):
 
 
 def test_loading_the_plugin_imports_nothing_heavy():
-    heavy = {"optuna", "numpy", "pydantic", "sqlalchemy", "ruamel", "httptools", "psutil", "junit_xml", "asyncio"}
+    heavy = {
+        "optuna",
+        "numpy",
+        "pydantic",
+        "sqlalchemy",
+        "ruamel",
+        "httptools",
+        "psutil",
+        "junit_xml",
+        "asyncio",
+        "rich",
+    }
     script = "import sys, pytest; before = set(sys.modules); import pytest_autotune.plugin; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert {name.split(".")[0] for name in loaded} & heavy == set()

@@ -18,6 +18,7 @@ import psutil
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.errors import BenchmarkError, DeployError
 from pytest_autotune.load.generator import Progress
+from pytest_autotune.load.others.documents import skipped_text
 from pytest_autotune.masking import mask_text
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ GRACE_S = 2.0  # from SIGTERM to SIGKILL
 START_S = 180.0  # what a tool may take to import its packages and to write its results, beside its load
 _TAIL_BYTES = 32 * 2**10
 _MOST = 800  # characters of a log that go into an error
+_NOISE = re.compile(r"[\^~]+$|File \"|raise ")  # of tracebacks, whose last line is what counts
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -74,7 +76,7 @@ class Outcome:
             file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
             text = _ANSI.sub("", file.read().decode(errors="replace"))
         shown = [line.rstrip("\r").rpartition("\r")[2].strip() for line in text.splitlines()]
-        said = " | ".join([line for line in shown if line][-lines:])
+        said = " | ".join([line for line in shown if line and not _NOISE.match(line)][-lines:])
         return mask_text(said[-_MOST:], self.secrets) or "nothing"
 
     def how(self) -> str:
@@ -82,6 +84,11 @@ class Outcome:
         if self.returncode is None:
             return f"{self.tool} did not end in time"
         return f"{self.tool} ended with status {self.returncode}"
+
+    def without_result(self, skipped: list[str]) -> BenchmarkError:
+        """Return the error for a run that left no result that could be read."""
+        why = f" ({skipped_text(skipped)})" if skipped else ""
+        return BenchmarkError(f"{self.how()} without a result{why}: {self.tail()}")
 
     def cpu_share(self, begin_s: float, end_s: float) -> float:
         """Return the CPU seconds per second of its busiest process, between two moments; 0 when unknown."""

@@ -105,8 +105,7 @@ class GenaiBench:
             )
             found, skipped = read_each(paths, _read)
             if not found:
-                why = f" ({skipped_text(skipped)})" if skipped else ""
-                raise BenchmarkError(f"{outcome.how()} without a result{why}: {outcome.tail()}")
+                raise outcome.without_result(skipped)
         samples, told_s = found[0]
         begun_s = outcome.begun_s or outcome.started_s
         length_s = told_s or outcome.ended_s - begun_s

@@ -125,11 +125,12 @@ def laid_out(samples: Sequence[Sample], streams: int, length_s: float) -> list[S
         rows[row].append(sample)
         busy_s[row] += sample.end_s
     placed: list[Sample] = []
+    last_s = length_s * (1 - 1e-9)  # a window holds what ends before its end
     for row_samples, row_s in zip(rows, busy_s, strict=True):
         pause_s = max(length_s - row_s, 0.0) / max(len(row_samples), 1)
         start_s = 0.0
         for sample in row_samples:
-            at_s = max(min(start_s, length_s - sample.end_s), 0.0)
+            at_s = max(min(start_s, last_s - sample.end_s), 0.0)
             first_s = None if sample.first_s is None else at_s + sample.first_s
             placed.append(replace(sample, sent_s=at_s, first_s=first_s, end_s=at_s + sample.end_s))
             start_s += sample.end_s + pause_s

@@ -23,7 +23,7 @@ from pytest_autotune.load.others import child
 from pytest_autotune.load.others.documents import read_each
 from pytest_autotune.load.others.installed import Package, command_of
 from pytest_autotune.load.others.measuring import error_kind, health, measurement
-from pytest_autotune.load.others.refusals import Abilities, bearer, other_headers, refuse
+from pytest_autotune.load.others.refusals import REMEDY, Abilities, bearer, other_headers, refuse
 from pytest_autotune.load.others.served import tokenizer_of
 from pytest_autotune.load.others.shapes import FixedShape, NormalShape, UniformShape, shape_of
 from pytest_autotune.samples import Sample
@@ -95,13 +95,17 @@ class GuideLlm:
                 tool=TOOL,
                 argv=(*self._command, "--config", str(asked), "--disable-console-interactive"),
                 env=child.environment(target.url),
+                begins="starting benchmarks",
+                ends="Benchmarking complete",
                 secrets=(*target.headers.values(), *filter(None, (key,))),
             )
             plan = child.Plan(workload.warmup_s, total_s, child.START_S + total_s + workload.request_timeout_s)
             outcome = child.run_child(command, directory, plan, died=died, on_progress=on_progress)
-            found, skipped = read_each([result], lambda _path, document: read(document, rate=rate))
+            found, skipped = read_each(
+                [result] if result.exists() else [], lambda _path, document: read(document, rate=rate)
+            )
             if not found:
-                raise BenchmarkError(f"{outcome.how()} without a result ({skipped[0]}): {outcome.tail()}")
+                raise outcome.without_result(skipped)
         recorded = found[0]
         begun_s = recorded.begun_s - time.time() + time.monotonic()
         share = outcome.cpu_share(begun_s, begun_s + recorded.length_s)
@@ -205,7 +209,7 @@ def _delivered(samples: Sequence[Sample], cut: int, rate: float, length_s: float
     if early or ratio > 1 + max(stray, _STRAY_LEAST):
         raise BenchmarkError(
             f"{TOOL} sent {sent / length_s:.3g} requests/s where {rate:g} were asked for: its processes did not keep "
-            "its schedule; run it again with load.arrivals constant, or use load.generator: builtin"
+            f"its schedule; run it again with constant arrivals, or {REMEDY}"
         )
     return 1.0 if ratio >= 1 - stray else ratio
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ def shape_of(lengths: Lengths, *, less: int = 0) -> Shape | None:
     """Return the distribution that lengths follow, `less` tokens shorter; None when it is another one.
 
     Told by their quantiles, so that it does not matter what they are called. A length is a whole
-    number: one that is within a token (or a hundredth) of what the distribution says belongs to it.
+    number, and bounds cut distributions off: one that is near what the distribution says belongs to it.
     """
     values = [lengths.at(quantile) for quantile in _QUANTILES]
     low, middle, high = lengths.at(_EDGE), lengths.at(0.5), lengths.at(1 - _EDGE)
@@ -62,4 +61,5 @@ def shape_of(lengths: Lengths, *, less: int = 0) -> Shape | None:
 
 
 def _near(values: list[int], wanted: list[float]) -> bool:
-    return all(math.isclose(value, want, rel_tol=0.01, abs_tol=1.5) for value, want in zip(values, wanted, strict=True))
+    tolerance = max(1.5, 0.02 * (values[-1] - values[0]))
+    return all(abs(value - want) <= tolerance for value, want in zip(values, wanted, strict=True))

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.generator import never
 from pytest_autotune.load.others import child
 from pytest_autotune.load.others.documents import read_each
@@ -53,7 +52,8 @@ ABILITIES = Abilities(
     cap=True,
 )
 _PILOT = 2  # requests of each stream in the run that finds how many the server answers
-_SEEDS = 2**32  # numpy takes no larger one
+_AFTER_S = 1e-6  # a window holds what ends before its end, and its end is that of the last answer
+_SEEDS = 2**32  # numpy takes no larger one; the brief run has one far away from those of other batches
 _BACKENDS = {"completions": ("openai", "/v1/completions"), "chat": ("openai-chat", "/v1/chat/completions")}
 
 
@@ -97,12 +97,16 @@ class VllmBench:
         if level.concurrency is None:
             requests = max(round(level.value * total_s), 1)
         else:
-            pilot, outcome = batch.once(_PILOT * level.concurrency, seed=workload.seed + 1)
+            pilot, outcome = batch.once(_PILOT * level.concurrency, seed=workload.seed + _SEEDS // 2)
             if not pilot.rate:  # nothing but failures: more of them tell nothing more
                 return _measurement(level, pilot, outcome, warmup_s=0.0)
             requests = max(math.ceil(pilot.rate * total_s), level.concurrency)
-        recorded, outcome = batch.once(min(requests, workload.max_requests or requests), seed=workload.seed)
-        return _measurement(level, recorded, outcome, warmup_s=workload.warmup_s)
+        capped = workload.max_requests is not None and workload.max_requests < requests
+        if workload.max_requests is not None:
+            requests = min(requests, workload.max_requests)
+        recorded, outcome = batch.once(requests, seed=workload.seed)
+        early = f"{requests} requests have ended" if capped else ""
+        return _measurement(level, recorded, outcome, warmup_s=workload.warmup_s, early=early)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,11 @@ class _Batch:
             plan = child.Plan(workload.warmup_s, total_s, child.START_S + 2 * total_s + workload.request_timeout_s)
             outcome = child.run_child(command, directory, plan, died=self.died, on_progress=self.on_progress)
             rate = None if self.level.concurrency else self.level.value
-            found, skipped = read_each([result], lambda _path, document: read(document, rate=rate))
+            found, skipped = read_each(
+                [result] if result.exists() else [], lambda _path, document: read(document, rate=rate)
+            )
             if not found:
-                raise BenchmarkError(f"{outcome.how()} without a result ({skipped[0]}): {outcome.tail()}")
+                raise outcome.without_result(skipped)
         return found[0], outcome
 
 
@@ -196,6 +202,7 @@ def read(document: dict[str, Any], *, rate: float | None) -> Recorded:
     made = [begun - late for begun, late in zip(sent, waited, strict=True)]
     length_s = float(document["duration"])
     begun_s = min(*made, max(ends) - length_s)
+    length_s = max(length_s, max(ends) - begun_s + _AFTER_S)
     samples = tuple(
         Sample(
             sent_s=sent[n] - begun_s,
@@ -213,7 +220,9 @@ def read(document: dict[str, Any], *, rate: float | None) -> Recorded:
     return Recorded(samples, length_s, begun_s, min(delivered, 1.0))
 
 
-def _measurement(level: Level, recorded: Recorded, outcome: child.Outcome, *, warmup_s: float) -> Measurement:
+def _measurement(
+    level: Level, recorded: Recorded, outcome: child.Outcome, *, warmup_s: float, early: str = ""
+) -> Measurement:
     share = outcome.cpu_share(recorded.begun_s, recorded.begun_s + recorded.length_s)
     waits = [sample.sent_s - sample.due_s for sample in recorded.samples if sample.due_s is not None]
     return measurement(
@@ -223,7 +232,7 @@ def _measurement(level: Level, recorded: Recorded, outcome: child.Outcome, *, wa
         warmup_s=warmup_s,
         client=health(TOOL, share, send_delays_s=waits),
         delivered=recorded.delivered,
-        stopped=outcome.trouble,
+        stopped=outcome.trouble or early,
     )
 
 
