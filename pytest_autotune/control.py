@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.errors import AutotuneError
@@ -19,9 +19,18 @@ from pytest_autotune.errors import AutotuneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_autotune.load.generator import Api
+
 _logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 64 * 2**20  # of one answer; a metrics page of a large server has a few megabytes
+_SMALLEST: dict[Api, tuple[str, dict[str, Any], str]] = {  # path, what is asked, what an answer must have
+    "completions": ("/v1/completions", {"prompt": "Hello"}, "choices"),
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}, "choices"),
+    "embeddings": ("/v1/embeddings", {"input": "Hello"}, "data"),
+    "rerank": ("/v1/rerank", {"query": "Hello", "documents": ["Hello"]}, "results"),
+}
+_WANTED = {"choices": "a choice", "data": "an embedding", "results": "a ranking"}
 _SHOWN = 200  # characters of an answer in an error
 
 
@@ -110,19 +119,18 @@ class Control:
         model: str,
         max_tokens: int = 2,
         *,
-        api: Literal["completions", "chat"] = "completions",
+        api: Api = "completions",
         timeout_s: float | None = None,
     ) -> Answer:
-        """Ask for one short generation, not streamed; an answer without a choice is an error."""
-        request: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0, "stream": False}
-        if api == "chat":
-            path, request["messages"] = "/v1/chat/completions", [{"role": "user", "content": "Hello"}]
-        else:
-            path, request["prompt"] = "/v1/completions", "Hello"
+        """Ask for one short generation, not streamed, embedding or ranking; an answer without one is an error."""
+        path, of_api, wanted = _SMALLEST[api]
+        request = {"model": model, **of_api}
+        if wanted == "choices":
+            request |= {"max_tokens": max_tokens, "temperature": 0, "stream": False}
         answer = self.call("POST", path, request, timeout_s=timeout_s)
         document = answer.json()
-        if not isinstance(document, dict) or not document.get("choices"):
-            raise answer.error(f"answered without a choice: {answer.excerpt()}")
+        if not isinstance(document, dict) or not document.get(wanted):
+            raise answer.error(f"answered without {_WANTED[wanted]}: {answer.excerpt()}")
         return answer
 
     def reset_prefix_cache(self, path: str = "/reset_prefix_cache") -> Answer:

@@ -38,7 +38,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Resolve the settings and offer the fixture `benchmark`; with --autotune also begin the run."""
-    config.addinivalue_line("markers", "config(**parameters): parameters and concurrency of a trial's items")
+    config.addinivalue_line("markers", "config(**parameters): parameters and load level of a trial's items")
     config.stash[settings_key] = settings = Settings.from_pytest(config)
     load_benchmark.offer(config)
     if settings.active:
