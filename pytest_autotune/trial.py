@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -262,6 +261,8 @@ class LiveTrial:
                 break
             log.warning("%s %s is measured once more: %s", self.slot.name, level, record.reason)
             if self.plan.suite.load.workers is None:
+                from pytest_autotune.load.http import more_workers
+
                 workers = more_workers(record.client.workers)
         self._bench.store.record_batch(self.record.id, record, samples)
         self._batches[level] = record
@@ -398,11 +399,6 @@ def _remarks(measurement: Measurement) -> tuple[str, ...]:
     if measurement.level.shape not in ("concurrency", "rate"):
         return ()
     return (f"steady state: {steady(measurement.samples, measurement.window_s)}",)
-
-
-def more_workers(used: int) -> int:
-    """Return how many processes are to send a load that `used` of them were too slow for: twice as many, by cores."""
-    return max(used, min(2 * used, len(os.sched_getaffinity(0))))
 
 
 def _failed(record: BatchRecord) -> BenchmarkError:

@@ -11,7 +11,7 @@ from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Limit
 from pytest_autotune.steadiness import Drift, Steadiness
 from pytest_autotune.suite import Suite
-from pytest_autotune.trial import more_workers
+from pytest_autotune.load.http import more_workers
 from tests.make_records import batch, trial
 
 HEAD = """\

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.selection import JudgedTrial, judge_trial, select, slo_lines
-from pytest_autotune.slo import Limit, Status
+from pytest_autotune.slo import DELIVERED, Limit, Status
 from tests.make_records import Aim, batch, died, trial
 
 E2E = (Limit("e2e.p90", 5.0),)
@@ -362,7 +362,6 @@ def test_every_score_is_finite_and_comes_from_a_compliant_batch(trials):
 
 
 RATE = Level(10, "rate")
-DELIVERED = Limit("delivered", 0.98, floor=True)
 
 
 def at_rate(delivered=1.0, oversaturated="", level=RATE, **metrics):

@@ -327,6 +327,11 @@ def workers_for(level: Level, workload: Workload) -> int:
     return max(1, min(int(np.ceil(needed)), cores))
 
 
+def more_workers(used: int) -> int:
+    """Return how many processes are to send a load that `used` of them were too slow for: twice as many, by cores."""
+    return max(used, min(2 * used, len(os.sched_getaffinity(0))))
+
+
 def _check_files(level: Level, workload: Workload, workers: int) -> None:
     """Refuse a closed loop that needs more open files than the hard limit, to which workers raise theirs."""
     if sent_by_clock(level, workload):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,9 @@ from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.formatting import quantity
 from pytest_autotune.intervals import confidence_intervals
 from pytest_autotune.load.generator import never
+from pytest_autotune.load.http import more_workers
 from pytest_autotune.records import utc_now
-from pytest_autotune.slo import Status, Verdict, judge, request_limits
+from pytest_autotune.slo import DELIVERED, Status, Verdict, judge, request_limits
 from pytest_autotune.statistics import summarise
 from pytest_autotune.steadiness import steady
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Limit
 
 ATTEMPTS = 2  # at a batch that the client was too slow for: a busy moment is no result
-DELIVERED = 0.98  # of the load that was asked for; a batch that delivers less shows another load than it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def measure(
             break
         on_retry(measurement.client.saturated)
         if test.workload.workers is None:
-            workers = min(2 * measurement.client.workers, len(os.sched_getaffinity(0)))
+            workers = more_workers(measurement.client.workers)
     return _batch(test, measurement, workload.seed, started_at)
 
 
@@ -138,8 +137,8 @@ def shortfall(measurement: Measurement, limits: Sequence[Limit] = ()) -> str:
     if any(limit.metric == "delivered" for limit in limits):
         return ""
     by_clock = measurement.level.open_loop or any(sample.due_s is not None for sample in measurement.samples)
-    if by_clock and measurement.delivered < DELIVERED and not measurement.stopped:
-        delivered, least = (quantity("error_rate", share) for share in (measurement.delivered, DELIVERED))
+    if by_clock and measurement.delivered < DELIVERED.bound and not measurement.stopped:
+        delivered, least = (quantity(DELIVERED.metric, share) for share in (measurement.delivered, DELIVERED.bound))
         return f"{delivered} of the load was delivered (at least {least})"
     return ""
 
