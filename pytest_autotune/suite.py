@@ -76,9 +76,10 @@ class TimeoutsBlock(Block):
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )
 
-    def for_batch(self, workload: Workload) -> float:
-        """Return the deadline of one batch in seconds."""
-        return self.batch_s or workload.warmup_s + workload.duration_s + workload.request_timeout_s + 30.0
+    def for_batch(self, workload: Workload, generator: str) -> float:
+        """Return the deadline of one batch in seconds; other load generators start slowly, and some run twice."""
+        planned_s = workload.warmup_s + workload.duration_s + workload.request_timeout_s
+        return self.batch_s or (planned_s + 30.0 if generator == "builtin" else 2 * planned_s + 300.0)
 
 
 class Objective(Block):

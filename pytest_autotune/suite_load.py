@@ -294,3 +294,8 @@ class LoadBlock(Block):
             return self.prompt_tokens, self.output_tokens
         scenario = read_scenario(self.scenario)
         return scenario.prompt or self.prompt_tokens, scenario.output or self.output_tokens
+
+    @property
+    def query_lengths(self) -> Lengths | None:
+        """Length of a rerank request's query, when a scenario says it."""
+        return None if self.scenario is None else read_scenario(self.scenario).query

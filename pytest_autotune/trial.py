@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.deploy.server import Deployer, Server
     from pytest_autotune.engines.engine import Engine, Installed
-    from pytest_autotune.load.generator import LoadGenerator, Progress, Workload
+    from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Measurement, Sample
     from pytest_autotune.slo import Verdict
@@ -126,6 +126,7 @@ class LiveTrial:
         self._begun = time.monotonic()
         self._resources = ExitStack()
         self._server: Server | None = None
+        self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -279,21 +280,10 @@ class LiveTrial:
 
     def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
-        from pytest_autotune.load.generator import Target
-        from pytest_autotune.load.plan import headers_of
-
-        suite = self.plan.suite
-        abilities, load = self.plan.engine.abilities, suite.load
+        suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
-        target = Target(
-            url=server.url,
-            model=server.model_name,
-            api=load.api,
-            token_ids=abilities.token_ids and load.api == "completions",
-            ignore_eos=abilities.ignore_eos,
-            headers=headers_of(load),
-        )
-        limit_s = suite.timeouts.for_batch(workload)
+        target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
+        limit_s = suite.timeouts.for_batch(workload, load.generator)
         deadline = time.monotonic() + limit_s
 
         def overdue() -> str | None:
@@ -311,6 +301,29 @@ class LiveTrial:
         except BenchmarkError as error:
             return self._lost_batch(level, started_at, overdue() or str(error), server), ()
         return self._batch_record(measurement, started_at), tuple(measurement.samples)
+
+    def _target(self, server: Server, *, made_up: bool) -> Target:
+        """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""
+        from pytest_autotune.load.calibrate import calibrate
+        from pytest_autotune.load.generator import Target
+        from pytest_autotune.load.plan import headers_of
+
+        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        target = Target(
+            url=server.url,
+            model=server.model_name,
+            api=load.api,
+            token_ids=abilities.token_ids and load.api == "completions",
+            ignore_eos=abilities.ignore_eos,
+            headers=headers_of(load),
+            template_tokens=self._template_tokens or 0,
+        )
+        if target.token_ids or not made_up or self._template_tokens is not None:
+            return target
+        calibration = calibrate(target)
+        log.info("%s: %s", self.slot.name, calibration.finding)
+        self._template_tokens = calibration.target.template_tokens
+        return calibration.target
 
     def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
         samples, window_s = measurement.samples, measurement.window_s

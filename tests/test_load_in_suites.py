@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_autotune.load.http import more_workers
 from pytest_autotune.plan import observe
 from pytest_autotune.reporting.sending import client_shares, sending_lines, warning_lines
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Limit
 from pytest_autotune.steadiness import Drift, Steadiness
 from pytest_autotune.suite import Suite
-from pytest_autotune.load.http import more_workers
 from tests.make_records import batch, trial
 
 HEAD = """\

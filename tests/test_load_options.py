@@ -204,7 +204,9 @@ def test_a_scenario_says_lengths_and_what_api_it_is_for():
     test = read(scenario="D(100,50)")
     assert (test.workload.prompt_tokens, test.workload.output_tokens) == (Fixed(100), Fixed(50))
     assert read(scenario="E(1024)").target.api == "embeddings"
-    assert read(scenario="R(1024,100)").target.api == "rerank"
+    ranking = read(scenario="R(1024,100)")
+    assert ranking.target.api == "rerank"
+    assert (ranking.workload.prompt_tokens, ranking.workload.query_tokens) == (Fixed(1024), Fixed(100))
     assert read(scenario="D(100,50)", api="chat").target.api == "chat"
 
 

@@ -152,6 +152,7 @@ def test_everything_else_of_a_load_reaches_the_workload(suite):
     assert (sent.workers, sent.request_timeout_s, sent.seed) == (2, 9.0, 7)
     assert workload(suite("{workers: auto}")).workers is None
     assert workload(suite("{api: rerank, documents: 3}")).documents == 3
+    assert workload(suite('{api: rerank, scenario: "R(1024,100)"}')).query_tokens.at(0.5) == 100
 
 
 BY_CLOCK = {

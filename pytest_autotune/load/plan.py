@@ -71,6 +71,7 @@ def workload_of(load: LoadBlock, level: Level, *, directory: Path, seed: int) ->
         turns=Fixed(1) if load.conversation is None else load.conversation.turns,
         think_s=0.0 if load.conversation is None else load.conversation.think_time_s,
         documents=load.documents,
+        query_tokens=load.query_lengths,
         arrivals=load.arrivals,
         stages=tuple(_stages(load)),
         stages_of="rate" if by_rate else "concurrency",

@@ -92,6 +92,7 @@ def read_load_test(written: Written) -> LoadTest:
         prefix_groups=written.read("prefix_groups", values.read_positive_count),
         turns=written.read("turns", values.read_lengths),
         think_s=written.read("think_time", values.read_duration),
+        query_tokens=prompts.query_tokens,
         documents=written.read("documents", values.read_positive_count),
         arrivals=written.read("arrivals", values.read_arrivals),
         stages=plan.stages,

@@ -32,6 +32,7 @@ class Prompts:
     output_tokens: Lengths
     rows: tuple[Row, ...] = ()
     times_s: tuple[float, ...] = ()  # of a trace
+    query_tokens: Lengths | None = None  # of a rerank request
 
     @property
     def made_up(self) -> bool:
@@ -62,7 +63,7 @@ def read_prompts(written: Written) -> Prompts:
             raise written.wrong("scenario", "the file has the prompts already; remove one of them")
     rows, times_s = _read_rows(written)
     _check_prefix(written, prompt)
-    return Prompts(api, prompt, output, rows, times_s)
+    return Prompts(api, prompt, output, rows, times_s, None if scenario is None else scenario.query)
 
 
 def _read_scenario(value: object) -> Scenario:
