@@ -11,6 +11,9 @@ import psutil
 import pytest
 
 from pytest_autotune.store import Store
+from tests.load_servers import scripted
+
+__all__ = ["scripted"]  # a fixture
 
 QUICK_SUITE = """\
 name: quick

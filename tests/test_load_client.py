@@ -25,9 +25,7 @@ from pytest_autotune.load.generator import Arrivals, Row, Stage, Target, Workloa
 from pytest_autotune.load.lengths import Fixed, Uniform
 from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured
-from tests.load_servers import EVENTS, OK, Server6, UnixServer, chunked, load, scripted, with_length
-
-__all__ = ["scripted"]
+from tests.load_servers import EVENTS, OK, Server6, UnixServer, chunked, load, with_length
 
 
 @pytest.fixture(scope="module")

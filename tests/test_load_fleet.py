@@ -18,9 +18,7 @@ import pytest
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load import fleet, worker
 from pytest_autotune.samples import Level
-from tests.load_servers import EVENTS, chunked, load, scripted
-
-__all__ = ["scripted"]
+from tests.load_servers import EVENTS, chunked, load
 
 
 def workers():

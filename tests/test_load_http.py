@@ -7,9 +7,7 @@ import resource
 import pytest
 
 from pytest_autotune.errors import BenchmarkError
-from tests.load_servers import EVENTS, OK, chunked, load, scripted, with_length
-
-__all__ = ["scripted"]
+from tests.load_servers import EVENTS, OK, chunked, load, with_length
 
 
 @pytest.mark.parametrize(

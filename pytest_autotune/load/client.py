@@ -14,23 +14,23 @@ import math
 import ssl
 import time
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from pytest_autotune.load.answer import Answer
 from pytest_autotune.load.arrivals import most_streams, schedule, sent_by_clock, streams_at
-from pytest_autotune.load.link import Address, Link
+from pytest_autotune.load.exchange import Exchange, Stream
+from pytest_autotune.load.link import Link
 from pytest_autotune.load.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_autotune.load.generator import Target, Workload
+    from pytest_autotune.load.exchange import Job
+    from pytest_autotune.load.generator import Target
     from pytest_autotune.load.loop import Loop
     from pytest_autotune.load.requests import Request
-    from pytest_autotune.samples import Level
 
 RAMP_S = 1.0  # at most this long, and at most half of the warm-up, are the first requests spread over
 BACKOFF_S = (0.05, 1.0)  # a stream pauses after a failure, twice as long after each further one, up to a limit
@@ -38,63 +38,6 @@ LONGEST_RETRY_AFTER_S = 30.0  # that a stream obeys
 CONNECT_TIMEOUT_S = 10.0  # TLS included
 PREPARE_S = 15.0  # for the connections of a closed loop, before the batch begins
 _PARKED_S = 0.05  # between two looks of a stream at whether its stage has come
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker is told to do."""
-
-    target: Target
-    level: Level
-    workload: Workload
-    addresses: tuple[Address, ...]
-    host: str  # as certificates name it
-    name: str  # of the batch: begins the ids of its requests
-    index: int  # of this worker
-    count: int  # of workers
-
-
-class Exchange:
-    """One request and what became of it. Times are seconds of `time.monotonic`.
-
-    It has ended when `end_s` is finite; `error` is then None or the kind of failure:
-
-    * ``connect-refused``, ``connect-timeout``, ``connect-failed``, ``tls``: no connection
-    * ``closed``: the connection was closed before an answer began; ``reset``: it was reset
-    * ``timeout``: no complete answer within the request timeout
-    * ``http-503``: any status but 200
-    * ``cut``: the answer stopped without ``[DONE]`` and without a finish_reason
-    * ``malformed``: not HTTP, or an event that is not JSON of the right shape
-    * ``error-event``: the stream told of an error
-    * ``empty``: a complete answer without a single token
-    * ``no-socket``: this machine had none left
-    """
-
-    __slots__ = ("answer", "due_s", "end_s", "error", "link", "ready_s", "request", "sent_s", "stream")
-
-    def __init__(self, request: Request, due_s: float, stream: _Stream | None) -> None:
-        self.request = request
-        self.due_s = due_s  # when it should be sent
-        self.ready_s = due_s  # when nothing but this client kept it from being sent
-        self.sent_s: float | None = None  # when its last byte was handed to the kernel
-        self.end_s = math.inf
-        self.error: str | None = None
-        self.stream = stream  # None in an open loop
-        self.link: Link | None = None
-        self.answer: Answer | None = None
-
-
-class _Stream:
-    """One client of a closed loop."""
-
-    __slots__ = ("index", "link", "number", "pause_s", "request")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.number = index  # of its next request
-        self.request: Request | None = None  # its next one, built while the server was at work
-        self.link: Link | None = None
-        self.pause_s = 0.0  # after the last failure
 
 
 class Client:
@@ -122,7 +65,7 @@ class Client:
         self._begins_s = 0.0
         self._closes_s = math.inf
         self._abandons = False
-        self._streams: list[_Stream] = []
+        self._streams: list[Stream] = []
         self._idle: list[Link] = []
         self._waiting: deque[Exchange] = deque()
         self._arrivals: Iterator[tuple[int, float]] = iter(())
@@ -132,7 +75,7 @@ class Client:
             self._prepare_arrivals()
         else:
             self._total_streams = most_streams(job.workload) if job.level.shape == "stages" else int(job.level.value)
-            self._streams = [_Stream(index) for index in range(job.index, self._total_streams, job.count)]
+            self._streams = [Stream(index) for index in range(job.index, self._total_streams, job.count)]
         self.sockets = len(self._streams)
 
     def prepare(self, ready: Callable[[], None]) -> None:
@@ -335,7 +278,7 @@ class Client:
 
     # Closed loop
 
-    def _go_on(self, stream: _Stream) -> None:
+    def _go_on(self, stream: Stream) -> None:
         """Send the next request of a stream."""
         now_s = monotonic()
         if self._workload.stages and streams_at(self._workload, now_s - self._begins_s) <= stream.index:
@@ -350,7 +293,7 @@ class Client:
             stream.number += self._total_streams
             stream.request = self._requests.build(stream.number)  # while the server is at work
 
-    def _after_stream(self, exchange: Exchange, stream: _Stream, link: Link | None) -> None:
+    def _after_stream(self, exchange: Exchange, stream: Stream, link: Link | None) -> None:
         stream.link = link
         answer, pause_s = exchange.answer, 0.0
         if exchange.error is None:

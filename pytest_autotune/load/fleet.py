@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pytest_autotune.load.client import Job
+    from pytest_autotune.load.exchange import Job
 
 SILENCE_S = 10.0  # after which a worker, which beats five times a second, is taken for dead
 STOP_S = 1.0  # for a worker to end by itself before it is killed

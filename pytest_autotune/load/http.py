@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.arrivals import most_streams, requests_due, sent_by_clock
-from pytest_autotune.load.client import Job
+from pytest_autotune.load.exchange import Job
 from pytest_autotune.load.fleet import Fleet
 from pytest_autotune.load.generator import Progress, never
 from pytest_autotune.load.health import judge_client

@@ -27,7 +27,7 @@ from pytest_autotune.load.wire import Beat, Begin, Channel, Close, Done, Finishe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_autotune.load.client import Exchange, Job
+    from pytest_autotune.load.exchange import Exchange, Job
 
 BEAT_S = 0.2  # between two signs of life
 LOG_AGE_S = 5.0  # a log record waits at most this long, ...
