@@ -59,7 +59,12 @@ def main(levels: list[int]) -> None:
 
 def measure(url: str, concurrency: int) -> Measurement:
     workload = Workload(
-        prompt_tokens=Fixed(512), output_tokens=Fixed(TOKENS), duration_s=5.0, warmup_s=1.5, request_timeout_s=30.0, seed=concurrency
+        prompt_tokens=Fixed(512),
+        output_tokens=Fixed(TOKENS),
+        duration_s=5.0,
+        warmup_s=1.5,
+        request_timeout_s=30.0,
+        seed=concurrency,
     )
     target = Target(url, "truth", ignore_eos=True)
     return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda _: None)
