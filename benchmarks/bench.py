@@ -38,6 +38,7 @@ class Meeting:
     cpu_s: float  # of the client and its children, without what starting it takes
     wall_s: float
     peak_rss: int
+    elsewhere: float  # cores that other processes of this machine kept busy meanwhile
 
     def true_ttft_s(self, q: float) -> float:
         """Return a percentile of the true TTFT."""
@@ -124,6 +125,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="client-") as text:
             directory = Path(text)
             server.reset()
+            others_s = _busy_s() - server.stats()["cpu_s"]
             finished = processes.run(
                 client.command(load, directory),
                 cores=self.client_cores(cores),
@@ -132,6 +134,7 @@ class Bench:
                 env={"HF_HUB_OFFLINE": "1"},
                 watch_memory=watch_memory,
             )
+            others_s = _busy_s() - server.stats()["cpu_s"] - finished.cpu_s - others_s
             reading = client.read(finished.output, directory)
         everything = [truth for truth in server.requests() if truth.end == "ok"]
         truths = _that_count(everything, reading)
@@ -145,6 +148,7 @@ class Bench:
             cpu_s=max(finished.cpu_s - startup_s, 0.0),
             wall_s=finished.wall_s,
             peak_rss=finished.peak_rss,
+            elsewhere=max(others_s, 0.0) / finished.wall_s,
         )
 
     def _startup_s(self, client: Client) -> float:
@@ -161,6 +165,12 @@ class Bench:
                 )
             self._startup[client.name] = finished.cpu_s
         return self._startup[client.name]
+
+
+def _busy_s() -> float:
+    """Return the CPU seconds that all processes of this machine have used."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def _that_count(everything: list[Truth], reading: Reading) -> list[Truth]:

@@ -102,14 +102,17 @@ def capacity(bench: Bench, out: Printer) -> None:
     out.title("Capacity", f"{streams} streams, {tokens} tokens at once, one write per token; clients on one core.")
     rates: dict[str, float] = {}
     rows: list[list[str]] = []
+    seen: list[Meeting] = []
     with bench.serve() as server:
         load = Load(server.url, streams, PROMPT, tokens, warmup_s=0.5, window_s=2 if bench.quick else 6, round_s=0.15)
         for client, meetings in interleaved(bench, out, [bench.raw, Ours(), *bench.peers], server, load):
             rate = spread(meetings, lambda m: m.true_tokens_per_s)
             cost = spread(meetings, lambda m: m.cpu_per_million)
             rates[client.name] = rate.middle
+            seen += meetings
             rows.append([client.name, *(f"{value:.0f}" for value in rate), f"{cost.middle:.2f}"])
     out.table(("client", "tokens/s", "from", "to", "CPU s per 1e6 tokens"), rows)
+    notes(out, seen)
     if {"ours", "vllm bench serve"} <= rates.keys():
         ratio = rates["ours"] / rates["vllm bench serve"]
         out.verdict("capacity, of vllm bench serve's", ratio, 1.5, "times", at_least=True)

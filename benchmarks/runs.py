@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TTFT_MS, ITL_MS, TOKENS, PROMPT = 50.0, 10.0, 64, 512  # what the server is set to, unless a point says otherwise
 MS, PERCENT = 1e3, 1e2
+ELSEWHERE = 0.1  # cores: with more, the figures are as much about the machine as about the client
 
 
 def closed(server: TruthServer, streams: int, *, itl_ms: float = ITL_MS, quick: bool) -> Load:
@@ -55,7 +56,10 @@ def interleaved(
 
 
 def notes(out: Printer, meetings: Sequence[Meeting]) -> None:
-    """Print what clients said about themselves, and failed requests."""
+    """Print what clients said about themselves, failed requests, and whether the machine was theirs."""
+    busy = max(meeting.elsewhere for meeting in meetings)
+    if busy > ELSEWHERE:
+        out.note(f"disturbed: other processes of this machine used up to {busy:.2f} cores during these runs")
     for meeting in meetings:
         where = f"{meeting.client} at {meeting.load.streams or meeting.load.rate}"
         for note in meeting.reading.more.get("notes", ()):
