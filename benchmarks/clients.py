@@ -31,6 +31,7 @@ class Load:
     window_s: float
     round_s: float  # how long a request takes: gives clients that count requests as many as fit
     rate: float | None = None
+    count: int | None = None  # end after so many requests, if the window has not closed before
     processes: int = 1
     seed: int = 0
     model: str = "truth"
@@ -38,7 +39,9 @@ class Load:
 
     @property
     def requests(self) -> int:
-        """About as many requests as warm-up and window have."""
+        """How many requests to send, for a client that counts: about as many as warm-up and window have."""
+        if self.count is not None:
+            return self.count
         whole_s = self.warmup_s + self.window_s
         if self.streams is None:
             assert self.rate is not None

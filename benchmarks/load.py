@@ -19,6 +19,7 @@ from benchmarks.clients import VLLM_PYTHON, Raw, peers
 from benchmarks.closed_loops import capacity, memory, truth
 from benchmarks.closed_loops import peers as compare
 from benchmarks.open_loops import open_loop, stall
+from benchmarks.processes import ClientError
 from benchmarks.tables import Printer
 from benchmarks.truth import build
 
@@ -60,7 +61,7 @@ def main() -> None:
                 out.note(f"without {client.name}: {missing}")
         clients = [client for client in clients if not client.missing()]
         if any(client.name.startswith("vllm") for client in clients):
-            write_tokenizer(directory / "tokenizer")
+            write_model(directory / "tokenizer")
         bench = Bench(
             build(directory),
             Raw(build(directory, "rawclient")),
@@ -69,7 +70,10 @@ def main() -> None:
             quick=asked.quick,
         )
         for point in points:
-            POINTS[point](bench, out)
+            try:
+                POINTS[point](bench, out)
+            except ClientError as error:
+                out.note(f"{point}: {error}")
 
 
 def machine() -> str:
@@ -83,8 +87,8 @@ def machine() -> str:
     return f"{cores} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {load:.1f}"
 
 
-def write_tokenizer(directory: Path) -> None:
-    """Write the tiny model's tokenizer, which vLLM's random data set needs."""
+def write_model(directory: Path) -> None:
+    """Write the tiny model, whose tokenizer vLLM's random data set needs."""
     command = [str(VLLM_PYTHON), str(TINY_MODEL), str(directory)]
     subprocess.run(command, check=True, capture_output=True)
 

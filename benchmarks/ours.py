@@ -28,6 +28,7 @@ def main() -> None:
         duration_s=load["window_s"],
         warmup_s=load["warmup_s"],
         request_timeout_s=60.0,
+        max_requests=load["count"],
         seed=load["seed"],
         workers=load["processes"],
     )
