@@ -305,7 +305,7 @@ class LiveTrial:
             )
         except BenchmarkError as error:
             return self._lost_batch(level, started_at, overdue() or str(error), server), ()
-        return self._batch_record(measurement, started_at), measurement.samples
+        return self._batch_record(measurement, started_at), tuple(measurement.samples)
 
     def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
         suite = self.plan.suite

@@ -87,7 +87,7 @@ class Batch(Metrics):
     def __init__(self, batch: MeasuredBatch) -> None:
         super().__init__(batch.record.metrics, f"the batch at {batch.record.level}")
         self.level: Level = batch.record.level
-        self.concurrency: int = batch.record.level.concurrency
+        self.concurrency: int | None = batch.record.level.concurrency
         self.samples: tuple[Sample, ...] = tuple(requests(batch.samples, batch.record.window_s))
         self.errors: Mapping[str, int] = batch.record.errors
         self.verdict: Verdict = batch.verdict

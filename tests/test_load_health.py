@@ -1,13 +1,13 @@
-"""When a batch is the client's doing: lag of the event loop and the thresholds."""
+"""When a batch is the client's doing: what lay unread, what was sent late, and the thresholds."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+from array import array
 
 import pytest
 
-from pytest_autotune.load.health import BEAT_S, Pulse, bottleneck
+from pytest_autotune.load.health import bottleneck, judge_client
+from pytest_autotune.load.wire import Health
 from pytest_autotune.samples import Level
 
 KEPT_UP = {"lag_p50_s": 0.0006, "lag_tail_s": 0.004, "send_tail_s": 0.001, "ttft_s": 0.05, "tpot_s": 0.01}
@@ -24,6 +24,7 @@ KEPT_UP = {"lag_p50_s": 0.0006, "lag_tail_s": 0.004, "send_tail_s": 0.001, "ttft
         {"lag_p50_s": 0.0019, "tpot_s": 0.0001},
         {"lag_p50_s": 0.02, "tpot_s": None},
         {"ttft_s": None, "tpot_s": None},
+        {"held": 0.981},
     ],
     ids=str,
 )
@@ -34,85 +35,61 @@ def test_a_client_that_kept_up_is_no_bottleneck(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lag_tail_s": 0.026}, "its event loop ran 26 ms late (p99, limit 25 ms)"),
-        ({"lag_tail_s": 0.06, "ttft_s": 0.5}, "its event loop ran 60 ms late (p99, limit 50 ms)"),
-        ({"lag_tail_s": 0.11, "ttft_s": 9.0}, "its event loop ran 110 ms late (p99, limit 100 ms)"),
-        ({"lag_tail_s": 0.03, "ttft_s": None}, "its event loop ran 30 ms late (p99, limit 25 ms)"),
+        ({"lag_tail_s": 0.026}, "it read what had arrived 26 ms late (p99, limit 25 ms)"),
+        ({"lag_tail_s": 0.06, "ttft_s": 0.5}, "it read what had arrived 60 ms late (p99, limit 50 ms)"),
+        ({"lag_tail_s": 0.11, "ttft_s": 9.0}, "it read what had arrived 110 ms late (p99, limit 100 ms)"),
+        ({"lag_tail_s": 0.03, "ttft_s": None}, "it read what had arrived 30 ms late (p99, limit 25 ms)"),
         ({"send_tail_s": 0.03}, "it sent requests 30 ms late (p99, limit 25 ms)"),
-        ({"lag_p50_s": 0.006}, "its event loop ran 6 ms late (p50, limit 5 ms)"),
-        ({"lag_p50_s": 0.0022, "tpot_s": 0.0005}, "its event loop ran 2.2 ms late (p50, limit 2 ms)"),
+        ({"lag_p50_s": 0.006}, "it read what had arrived 6 ms late (p50, limit 5 ms)"),
+        ({"lag_p50_s": 0.0022, "tpot_s": 0.0005}, "it read what had arrived 2.2 ms late (p50, limit 2 ms)"),
+        ({"held": 0.97}, "it kept 97.0% of its streams busy (limit 98%)"),
     ],
 )
 def test_a_late_client_is_a_bottleneck(change, message):
     assert bottleneck(**KEPT_UP | change) == message
 
 
+def health(lags_s, *, cpu_s=1.0, elapsed_s=10.0, **more):
+    fields = {"gc_s": 0.0, "bytes_sent": 10, "bytes_received": 20, "unsent": 0, "clock_set_s": 0.0}
+    return Health(lags_s=array("d", lags_s).tobytes(), cpu_s=cpu_s, elapsed_s=elapsed_s, **fields | more)
+
+
+def judge(*workers, delays_s=(0.001,), **more):
+    return judge_client(workers, Level(512), send_delays_s=delays_s, ttft_s=0.05, tpot_s=0.01, **more)
+
+
+def test_workers_are_judged_by_all_their_lags_together():
+    merged = judge(health([0.001] * 98), health([0.2, 0.2]))
+    assert merged.lag_p50_s == pytest.approx(0.001)
+    assert merged.lag_p99_s == pytest.approx(0.2)
+    assert merged.lag_max_s == pytest.approx(0.2)
+    assert merged.workers == 2
+    assert (merged.bytes_sent, merged.bytes_received) == (20, 40)
+
+
+def test_the_busiest_worker_says_how_much_of_a_core_was_used():
+    assert judge(health([0.0], cpu_s=2.0), health([0.0], cpu_s=9.0)).cpu_share == pytest.approx(0.9)
+
+
 def test_a_single_hiccup_is_forgiven_in_a_short_measurement():
-    async def hiccup():
-        await asyncio.sleep(0.3)
-        time.sleep(0.1)  # noqa: ASYNC251
-        await asyncio.sleep(0.3)
-
-    for _ in range(5):  # the machine's own hiccups come on top
-        if (health := measure(hiccup)).saturated is None:
-            break
-    assert health.lag_p99_s > 0.05
-    assert health.saturated is None
+    lags = [0.001] * 90 + [0.1] * 10
+    assert judge(health(lags, elapsed_s=0.7)).saturated is None
+    assert judge(health(lags, elapsed_s=30.0)).saturated is not None
 
 
-def measure(work):
-    """Run `work` on a loop with a pulse and return the client's health."""
-
-    async def main():
-        pulse = Pulse()
-        pulse.start()
-        await work()
-        pulse.stop()
-        return pulse.read(Level(512), send_delays_s=[0.001, 0.002], ttft_s=0.05, tpot_s=0.01)
-
-    return asyncio.run(main())
+def test_a_saturated_client_says_what_it_was_and_what_to_do():
+    text = judge(health([0.2] * 100, cpu_s=9.9)).saturated
+    assert text.startswith("client saturated: it read what had arrived 200 ms late (p99, limit 25 ms) at ")
+    assert "at concurrency=512, with 1 worker of which the busiest used 0.99 of a core" in text
+    assert "raise load.workers" in text
 
 
-def test_a_blocked_loop_is_saturated_and_the_message_says_what_to_do():
-    async def block():
-        for _ in range(4):
-            await asyncio.sleep(0.02)
-            time.sleep(0.2)  # noqa: ASYNC251 -- that is what is measured
-        await asyncio.sleep(0.02)
-
-    health = measure(block)
-    assert health.lag_max_s == pytest.approx(0.2, abs=0.1)
-    assert health.lag_p99_s > 0.15
-    assert health.saturated is not None
-    assert health.saturated.startswith("client saturated: its event loop ran ")
-    assert "at concurrency=512" in health.saturated
-    assert "use fewer streams per process" in health.saturated
+def test_a_clock_that_was_set_makes_the_batch_invalid():
+    assert judge(health([0.0], clock_set_s=0.004)).saturated is None
+    text = judge(health([0.0], clock_set_s=3.0)).saturated
+    assert text == "the system's clock was set by 3e+03 ms during concurrency=512; measure it again"
 
 
-def test_every_missed_beat_counts_with_its_own_delay():
-    pulse = Pulse()
-
-    async def block_once():
-        pulse.start()
-        time.sleep(20 * BEAT_S)  # noqa: ASYNC251
-        await asyncio.sleep(0)
-        await asyncio.sleep(BEAT_S)
-        pulse.stop()
-
-    asyncio.run(block_once())
-    health = pulse.read(Level(1), send_delays_s=[], ttft_s=None, tpot_s=None)
-    # Late by 190, 180, ... 0 ms: the mean over all beats, not one outlier among punctual ones.
-    assert health.lag_max_s > 18 * BEAT_S
-    assert health.lag_p99_s > 15 * BEAT_S
-
-
-def test_busy_work_shows_as_cpu_share():
-    async def spin():
-        end = time.process_time() + 0.2
-        while time.process_time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-
-    async def idle():
-        await asyncio.sleep(0.2)
-
-    assert measure(spin).cpu_share > 3 * measure(idle).cpu_share
+def test_a_batch_without_any_answer_has_a_health():
+    empty = judge(health([], elapsed_s=0.0), delays_s=())
+    assert (empty.lag_max_s, empty.send_p99_s, empty.cpu_share, empty.saturated) == (0.0, 0.0, 0.0, None)

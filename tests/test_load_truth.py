@@ -19,6 +19,7 @@ from benchmarks.truth import TruthServer, build
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
+from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured, summarise
 
@@ -47,9 +48,11 @@ def serve(executable):
 
 def run(server, concurrency, *, died=lambda: None, on_progress=lambda _: None, api="completions", **changes):
     workload = {"prompt_tokens": 32, "output_tokens": 16, "duration_s": 0.4, "warmup_s": 0.1, "request_timeout_s": 5.0}
+    workload |= changes
+    lengths = {name: Fixed(workload[name]) for name in ("prompt_tokens", "output_tokens")}
     target = Target(server.url, "truth", api=api, token_ids=True, ignore_eos=True)
     return HttpLoad().run(
-        target, Level(concurrency), Workload(**workload | changes), died=died, on_progress=on_progress
+        target, Level(concurrency), Workload(**workload | lengths), died=died, on_progress=on_progress
     )
 
 
@@ -276,6 +279,7 @@ def test_an_interrupt_ends_the_batch_at_once(serve, number):
         import signal, sys
         from pytest_autotune.load.generator import Target, Workload
         from pytest_autotune.load.http import HttpLoad
+        from pytest_autotune.load.lengths import Fixed
         from pytest_autotune.samples import Level
 
         def leave(*_):
@@ -283,7 +287,7 @@ def test_an_interrupt_ends_the_batch_at_once(serve, number):
 
         signal.signal(signal.SIGTERM, leave)
         try:
-            HttpLoad().run(Target({server.url!r}, "m"), Level(8), Workload(8, 8, 60, 1, 60),
+            HttpLoad().run(Target({server.url!r}, "m"), Level(8), Workload(Fixed(8), Fixed(8), 60, 1, 60),
                            died=lambda: None, on_progress=lambda _: print("running", flush=True))
         except KeyboardInterrupt:
             sys.exit(60)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from typing import Any
 
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)"\s*:\s*"((?:[^"\\]|\\.)+)"')
+_ESCAPED = re.compile(rb'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+')  # inside of a JSON string
 _TEXT_FIELDS = ("content", "text", "reasoning_content", "reasoning")
+_ANSWER_FIELDS = frozenset({"content", "text"})
 _FIELDS = (b":", b"data", b"event", b"id", b"retry")
 _LONGEST_EVENT = 4 * 1024 * 1024  # bytes; what is longer without an end is no event stream
 
 
 class EventStream:
-    """Server-sent events of a completion, fed with the bytes of the body as they arrive.
+    """Server-sent events of a completion, fed with the bytes of the body in the order they arrived.
 
     An event carries tokens when a choice of it holds text, reasoning or a tool call: the chunk that
     only announces the role, empty deltas, comments and usage do not. Its time is that of the
@@ -28,6 +31,7 @@ class EventStream:
     __slots__ = (
         "_after_text",
         "_buffer",
+        "_keep_text",
         "_prefix",
         "_strange",
         "_suffix",
@@ -38,15 +42,18 @@ class EventStream:
         "finished",
         "output_tokens",
         "prompt_tokens",
+        "texts",
     )
 
-    def __init__(self) -> None:
-        self.arrivals: list[float] = []  # times of the events that carried tokens
+    def __init__(self, *, keep_text: bool = False) -> None:
+        self.arrivals: array[float] = array("d")  # times of the events that carried tokens
         self.done = False  # [DONE] came
         self.finished = False  # a choice came with a finish_reason
         self.error: str | None = None  # "malformed", "error-event": the first thing wrong
         self.prompt_tokens: int | None = None  # as the server counted; None when it did not say
         self.output_tokens: int | None = None
+        self.texts: list[str] = []  # of the answer, when they are kept; without reasoning
+        self._keep_text = keep_text
         self._strange = False  # lines came that are no part of an event stream
         self._buffer = b""  # begin of an event that is not complete yet
         self._prefix = self._suffix = b"\0"  # of events that carry tokens; nothing matches yet
@@ -54,7 +61,7 @@ class EventStream:
 
     def feed(self, fragment: bytes, now_s: float) -> None:
         """Take the next bytes of the body, which arrived at `now_s`."""
-        if not self._buffer and fragment.count(b"\n") == 2 and self._carries_tokens(fragment):
+        if not self._buffer and self._carries_tokens(fragment) and fragment.count(b"\n") == 2:
             self.arrivals.append(now_s)
             return
         searched = max(len(self._buffer) - 3, 0)
@@ -78,6 +85,21 @@ class EventStream:
         if rest.strip():
             self._parse(rest, now_s)
 
+    def take_whole(self, body: bytes, now_s: float) -> None:
+        """Take the body of an answer that is one JSON document: embeddings, a ranking.
+
+        Its first token, so that it has a time, is the document itself.
+        """
+        try:
+            message = json.loads(body)
+            self._read(message)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            self._fail("malformed")
+            return
+        if message.get("data") or message.get("results"):
+            self.arrivals.append(now_s)
+            self.done = True
+
     @property
     def complete(self) -> bool:
         """Whether the server said that the answer has ended."""
@@ -98,12 +120,12 @@ class EventStream:
         The first quote after the begin of the text must be the one that ends it: else the text is
         empty, or what lies between belongs to a damaged event.
         """
-        return (
-            event.startswith(self._prefix)
-            and event.endswith(self._suffix)
-            and event.find(b'"', self._text_at) == len(event) - self._after_text > self._text_at
-            and event.find(b"\\", self._text_at) < 0
-        )
+        begin, end = self._text_at, len(event) - self._after_text
+        if not (event.startswith(self._prefix) and event.endswith(self._suffix) and begin < end):
+            return False
+        if event.find(b"\\", begin, end) < 0:
+            return event.find(b'"', begin) == end
+        return _ESCAPED.fullmatch(event, begin, end) is not None
 
     def _parse(self, event: bytes, now_s: float) -> None:
         lines = event.splitlines()
@@ -124,7 +146,8 @@ class EventStream:
             self._fail("error-event")
         if text is not None:
             self.arrivals.append(now_s)
-            self._learn(event, text)
+            if not self._keep_text:
+                self._learn(event, text)
 
     def _read(self, message: Any) -> str | None:
         """Note what one message says and return the text of its tokens; None when it carries none."""
@@ -144,6 +167,8 @@ class EventStream:
             for field in _TEXT_FIELDS:
                 if isinstance(value := delta.get(field), str) and value:
                     text = (text or "") + value
+                    if self._keep_text and field in _ANSWER_FIELDS:
+                        self.texts.append(value)
             if text is None and delta.get("tool_calls"):
                 text = ""
         return text

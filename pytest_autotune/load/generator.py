@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pytest_autotune.load.lengths import Lengths
     from pytest_autotune.samples import Level, Measurement, Sample
 
+ONE_TURN = Fixed(1)
+
 Api = Literal["completions", "chat", "embeddings", "rerank"]
 
 
@@ -84,7 +86,7 @@ class Workload:
     prefix_tokens: int = 0  # first tokens of a prompt that are the same within a group, part of its length
     prefix_groups: int = 1
     block_tokens: int = 512  # of a row's blocks
-    turns: Lengths = Fixed(1)  # requests of a conversation, each with all earlier ones and their answers
+    turns: Lengths = ONE_TURN  # requests of a conversation, each with all earlier ones and their answers
     think_s: float = 0.0  # between an answer and the next turn
     documents: int = 10  # of a rerank request
     arrivals: Arrivals = Arrivals()  # of a rate, or of stages by rate

@@ -1,25 +1,28 @@
-"""The closed-loop load generator over HTTP: so many streams, each sending its next request as the last one ends."""
+"""The load generator over HTTP: one batch from its workers' start to what they measured together."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
+import os
 import resource
+import secrets
 import socket
+from array import array
 from collections import Counter, deque
-from contextlib import contextmanager
-from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
 
 from pytest_autotune.errors import BenchmarkError
-from pytest_autotune.load.connection import Connection, Exchange
-from pytest_autotune.load.generator import Progress
-from pytest_autotune.load.health import Pulse
-from pytest_autotune.load.workload import Requests
+from pytest_autotune.load.arrivals import most_streams, requests_due, sent_by_clock
+from pytest_autotune.load.client import Job
+from pytest_autotune.load.fleet import Fleet
+from pytest_autotune.load.generator import Progress, never
+from pytest_autotune.load.health import judge_client
+from pytest_autotune.load.link import Address
+from pytest_autotune.load.wire import Beat, Begin, Close, Done, Finished, Health, Ready
 from pytest_autotune.samples import Measurement, Sample
 from pytest_autotune.statistics import measured
 
@@ -29,26 +32,33 @@ if TYPE_CHECKING:
     from pytest_autotune.load.generator import Target, Workload
     from pytest_autotune.samples import Level
 
-POLL_S = 0.1  # between two looks at whether the server lives
+POLL_S = 0.05  # between two looks at whether the server lives
 REPORT_S = 1.0  # between two progress reports
-RAMP_S = 1.0  # at most this long, and at most half of the warm-up, are the first requests spread over
-BACKOFF_S = (0.05, 1.0)  # a stream pauses after a failure, twice as long after each further one, up to a limit
+STREAMS_PER_WORKER = 512  # of a closed loop; benchmarks/load.py says what one process holds
+RATE_PER_WORKER = 500.0  # requests per second of an open loop
+READY_S = 60.0  # for all workers to start and to connect
+FEW_REQUESTS = 20  # of fewer no share of errors is judged
+_LEAD_S = 0.02  # from the word to all workers until they begin
 _RECENT = 64  # requests whose median TTFT is reported while the batch runs
-_SPARE_FILES = 32  # files that a batch may open beside its connections
+_SPARE_FILES = 32  # that a worker may open beside its connections
+_GRACE_S = 0.1  # a request that is due when the window closes may be sent this much later
+
+Phase = Literal["warm-up", "measure", "drain"]
 
 
 class HttpLoad:
-    """Loads a server over plain HTTP/1.1 from one event loop of its own, in this process.
+    """Loads a server over HTTP/1.1 from processes of its own, as many as the load needs.
 
-    `concurrency` streams with a keep-alive connection each send a request, wait for the whole
+    Closed loop: so many streams with a keep-alive connection each send a request, wait for the whole
     answer and send the next. Their first requests are spread evenly over the first half of the
-    warm-up (at most a second), so that the server does not meet them as one burst.
+    warm-up (at most a second), so that the server does not meet them as one burst. Open loop: every
+    request is sent at its intended time.
 
-    When the window closes, the load goes on until every request that was sent before has ended:
-    the last ones are measured under the same load as the first. Requests sent after it are in no
-    figure and are given up when the last measured one ends.
-
-    Garbage is not collected while a batch runs: nothing cyclic is made per token.
+    When the window closes, the load goes on until every request that was sent before has ended: the
+    last ones are measured under the same load as the first. Requests sent after it are in no
+    figure and are given up when the last measured one ends. A window that closes early, after so many
+    requests for example, closes at the very moment of the one that was the last, even when that is
+    noticed later.
     """
 
     def run(
@@ -59,242 +69,272 @@ class HttpLoad:
         *,
         died: Callable[[], object | None],
         on_progress: Callable[[Progress], None],
+        enough: Callable[[Sequence[Sample], float], str] = never,
     ) -> Measurement:
         """Load `target` at `level` and return every request that was in flight inside the window.
 
-        `died` and `on_progress` are called on the event loop and must not block. Raises
-        `BenchmarkError` within a fraction of a second when the server is gone, and for a URL
-        that cannot be loaded.
+        `died`, `on_progress` and `enough` are called in this process, which does not measure. Raises
+        `BenchmarkError` within a fraction of a second when the server is gone or a worker fails, and
+        for a URL that cannot be loaded.
         """
-        addresses = _resolve(target.url)
-        batch = _Batch(addresses, level, workload, Requests(target, workload))
-        with _open_files(level), _no_collection(), asyncio.Runner(debug=False) as runner:
-            gone = runner.run(batch.run(died, on_progress))
-        if gone:
-            raise BenchmarkError(f"server died during {level}")
+        host, addresses = resolve(target.url)
+        count = workload.workers or workers_for(level, workload)
+        name = secrets.token_hex(4)  # engines refuse an id that an aborted request of an earlier batch still has
+        jobs = [Job(target, level, workload, addresses, host, name, index, count) for index in range(count)]
+        _check_files(level, workload, count)
+        with Fleet(jobs) as fleet:
+            batch = _Batch(level, workload, fleet, died=died, on_progress=on_progress, enough=enough)
+            batch.await_ready()
+            batch.run()
         return batch.measurement()
 
 
 class _Batch:
-    """One batch while it runs, and what it recorded."""
+    """One batch while it runs, and what its workers tell of it."""
 
-    def __init__(self, addresses: list[tuple[str, int]], level: Level, workload: Workload, requests: Requests) -> None:
-        self._addresses = addresses
+    def __init__(
+        self,
+        level: Level,
+        workload: Workload,
+        fleet: Fleet,
+        *,
+        died: Callable[[], object | None],
+        on_progress: Callable[[Progress], None],
+        enough: Callable[[Sequence[Sample], float], str],
+    ) -> None:
         self._level = level
         self._workload = workload
-        self._requests = requests
-        self._pulse = Pulse()
-        self._exchanges: list[Exchange] = []  # ended after the window opened, begun before it closed
+        self._fleet = fleet
+        self._died = died
+        self._on_progress = on_progress
+        self._enough = enough
+        self._open_loop = sent_by_clock(level, workload)
+        self._finished: list[Finished] = []  # that ended after the window opened
+        self._running: dict[int, int] = {}
+        self._exhausted: set[int] = set()
+        self._warmed_up: dict[int, int] = {}
+        self._healths: dict[int, Health] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._warmup_requests = self._finished = self._failed = 0
-        self._in_window = 0  # sent inside the window and ended
-        self._awaited = 0  # counted exchanges under way
-        self._settled = asyncio.Event()  # the window has closed and all it waited for has ended
+        self._succeeded = self._failed = self._tokens = self._tokens_before = 0
+        self._stopped = ""
         self._begins_s = self._opens_s = self._closes_s = 0.0
 
-    async def run(self, died: Callable[[], object | None], on_progress: Callable[[Progress], None]) -> bool:
-        """Run the batch; return whether it was given up because the server is gone."""
-        self._begins_s = monotonic()
+    def await_ready(self) -> None:
+        """Wait until every worker stands at the line."""
+        ready: set[int] = set()
+        deadline_s = monotonic() + READY_S
+        jobs = self._fleet.size
+        while len(ready) < jobs:
+            ready |= {index for index, message in self._hear(POLL_S) if isinstance(message, Ready)}
+            if monotonic() > deadline_s:
+                raise BenchmarkError(
+                    f"{jobs - len(ready)} of {jobs} load workers were not ready within {READY_S:g} s; "
+                    "lower load.workers or free the machine"
+                )
+
+    def run(self) -> None:
+        """Let the workers begin together, and close the window on time or when it is to end early."""
+        self._begins_s = monotonic() + _LEAD_S
         self._opens_s = self._begins_s + self._workload.warmup_s
         self._closes_s = self._opens_s + self._workload.duration_s
-        streams = self._level.concurrency or 1
-        ramp_s = min(RAMP_S, self._workload.warmup_s / 2)
-        # Not a TaskGroup: it wraps what a callback raises, and raises a signal handler's SystemExit a second time.
-        tasks = [
-            asyncio.create_task(self._stream(self._begins_s + ramp_s * number / streams)) for number in range(streams)
-        ]
-        try:
-            return await self._supervise(tasks, died, on_progress)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        self._fleet.tell(Begin(self._begins_s, self._closes_s))
+        phase: Phase = "warm-up"
+        report_s = self._begins_s
+        looked_s = 0.0
+        while len(self._healths) < self._fleet.size:
+            for index, message in self._hear(POLL_S):
+                self._take(index, message)
+            now_s = monotonic()
+            before, phase = phase, self._phase(now_s)
+            if phase != before or now_s >= report_s:
+                self._on_progress(self._progress(phase, now_s))
+                report_s = now_s + REPORT_S
+            if phase == "measure":
+                self._stop_early(now_s, ask=now_s >= looked_s + REPORT_S)
+                looked_s = now_s if now_s >= looked_s + REPORT_S else looked_s
 
     def measurement(self) -> Measurement:
         """Return what a batch that has run measured."""
         window_s = self._closes_s - self._opens_s
-        samples = tuple(sample for exchange in self._exchanges if (sample := self._sample(exchange)).sent_s < window_s)
+        samples = tuple(sample for finished in self._finished if (sample := self._sample(finished)).start_s < window_s)
         batch = measured(samples, window_s)
         good = [sample for sample in batch if sample.error is None]
+        errors = Counter(sample.error for sample in batch if sample.error is not None)
         ttfts = [value for sample in good if (value := sample.ttft_s) is not None]
         tpots = [value for sample in good if (value := sample.tpot_s) is not None]
-        health = self._pulse.read(
+        delivered = self._delivered(samples, window_s)
+        explained = self._open_loop or errors or self._workload.think_s or self._level.shape == "stages"
+        client = judge_client(
+            list(self._healths.values()),
             self._level,
-            send_delays_s=[exchange.sent_s - exchange.due_s for exchange in self._exchanges if exchange.sent_s],
+            send_delays_s=[f.sent_s - f.ready_s for f in self._finished if f.sent_s and f.due_s < self._closes_s],
             ttft_s=median(ttfts) if ttfts else None,
             tpot_s=median(tpots) if tpots else None,
+            held=1.0 if explained else delivered,
         )
-        errors = Counter(sample.error for sample in batch if sample.error is not None)
-        return Measurement(self._level, samples, window_s, self._warmup_requests, health, errors)
+        return Measurement(
+            level=self._level,
+            samples=samples,
+            window_s=window_s,
+            warmup_requests=sum(self._warmed_up.values()),
+            client=client,
+            errors=errors,
+            delivered=delivered,
+            stopped=self._stopped,
+        )
 
-    async def _stream(self, start_s: float) -> None:
-        """Keep one request in flight until cancelled."""
-        request = self._requests.build()
-        await asyncio.sleep(start_s - monotonic())
-        connection: Connection | None = None
-        pause_s = 0.0
-        due_s = monotonic()
-        try:
-            while True:
-                exchange = Exchange(request, due_s, counted=due_s < self._closes_s)
-                self._awaited += exchange.counted
-                deadline_s = due_s + self._workload.request_timeout_s
-                if connection is None or not connection.usable:
-                    connection = await self._connect(exchange, deadline_s)
-                if connection is not None:
-                    ended = connection.send(exchange, deadline_s)
-                    request = self._requests.build()  # while the server is at work, so that it is ready when due
-                    await ended
-                self._note(exchange)
-                if exchange.error is None:
-                    pause_s = 0.0
-                    due_s = exchange.end_s
-                else:
-                    pause_s = min(max(2 * pause_s, BACKOFF_S[0]), BACKOFF_S[1])
-                    await asyncio.sleep(pause_s)
-                    due_s = monotonic()
-        finally:
-            if connection is not None:
-                connection.abort()
+    def _hear(self, timeout_s: float) -> Iterator[tuple[int, object]]:
+        yield from self._fleet.hear(timeout_s)
+        if self._died() is not None:
+            raise BenchmarkError(f"server died during {self._level}")
 
-    async def _connect(self, exchange: Exchange, deadline_s: float) -> Connection | None:
-        """Return a new connection; without one end the exchange and return None."""
-        loop = asyncio.get_running_loop()
-        error = ""
-        for host, port in self._addresses:
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    _, connection = await loop.create_connection(Connection, host, port)
-            except TimeoutError:
-                error = "connect-timeout"
-            except ConnectionRefusedError:
-                error = error or "connect-refused"
-            except OSError:
-                error = error or "connect-failed"
-            else:
-                self._addresses = [(host, port)]  # the one that answers, from now on
-                exchange.due_s = monotonic()
-                return connection
-        exchange.end(error, monotonic())
-        return None
-
-    def _note(self, exchange: Exchange) -> None:
-        """Record an exchange that has ended."""
-        if not exchange.counted:
+    def _take(self, index: int, message: object) -> None:
+        if isinstance(message, Done):
+            self._healths[index] = message.health
+        if not isinstance(message, Beat):
             return
-        self._awaited -= 1
-        self._finished += exchange.error is None
-        self._failed += exchange.error is not None
-        if exchange.error is None:
-            self._recent.append(exchange.stream.arrivals[0] - (exchange.sent_s or exchange.due_s))
-        if exchange.end_s < self._opens_s:
-            self._warmup_requests += 1
-            return
-        self._exchanges.append(exchange)
-        self._in_window += exchange.due_s >= self._opens_s
-        if self._in_window == self._workload.max_requests:
-            self._closes_s = min(self._closes_s, exchange.end_s)
-        if exchange.end_s >= self._closes_s and not self._awaited:
-            self._settled.set()
-
-    async def _supervise(
-        self,
-        tasks: Sequence[asyncio.Task[None]],
-        died: Callable[[], object | None],
-        on_progress: Callable[[Progress], None],
-    ) -> bool:
-        """Open and close the window on time, watch the server, report; return whether the server died."""
-        phase: Literal["warm-up", "measure", "drain"] = "warm-up"
-        report_s = self._begins_s
-        while True:
-            now_s = monotonic()
-            if died() is not None:
-                return True
-            for task in tasks:
-                if task.done():
-                    task.result()  # a stream ends by a defect only
-            if phase == "warm-up" and now_s >= self._opens_s:
-                phase, report_s = "measure", now_s
-                self._pulse.start()
-            if phase == "measure" and now_s >= self._closes_s:
-                phase, report_s = "drain", now_s
-            if phase == "drain" and not self._awaited:
-                self._pulse.stop()
-                return False
-            if now_s >= report_s:
-                on_progress(self._progress(phase, now_s))
-                report_s = now_s + REPORT_S
-            edges = {"warm-up": self._opens_s, "measure": self._closes_s, "drain": now_s + POLL_S}
-            try:
-                async with asyncio.timeout_at(min(now_s + POLL_S, edges[phase])):
-                    await self._settled.wait()
-            except TimeoutError:
+        self._running[index], self._warmed_up[index] = message.running, message.warmed_up
+        if message.exhausted:
+            self._exhausted.add(index)
+        for finished in message.finished:
+            self._finished.append(finished)
+            if finished.error is not None:
+                self._failed += 1
                 continue
+            self._succeeded += 1
+            self._tokens += finished.output_tokens
+            if finished.arrivals and finished.sent_s is not None:
+                self._recent.append(np.frombuffer(finished.arrivals, count=1)[0] - finished.sent_s)
 
-    def _progress(self, phase: Literal["warm-up", "measure", "drain"], now_s: float) -> Progress:
+    def _phase(self, now_s: float) -> Phase:
+        if now_s < self._opens_s:
+            return "warm-up"
+        return "measure" if now_s < self._closes_s else "drain"
+
+    def _stop_early(self, now_s: float, *, ask: bool) -> None:
+        """Close the window when one of the conditions has come about, at the moment it did."""
+        workload = self._workload
+        ended = [f for f in self._finished if f.due_s >= self._opens_s]
+        failed = [f.end_s for f in ended if f.error is not None]
+        if len(self._exhausted) == self._fleet.size:
+            self._close(max((f.end_s for f in self._finished), default=now_s), "")
+        elif workload.max_requests is not None and len(ended) >= workload.max_requests:
+            self._close(sorted(f.end_s for f in ended)[workload.max_requests - 1], "")
+        elif workload.max_errors is not None and len(failed) >= max(workload.max_errors, 1):
+            self._close(sorted(failed)[max(workload.max_errors, 1) - 1], f"{len(failed)} requests failed (stop.errors)")
+        elif (
+            workload.max_error_share is not None
+            and len(ended) >= FEW_REQUESTS
+            and len(failed) > workload.max_error_share * len(ended)
+        ):
+            self._close(now_s, f"{len(failed)} of {len(ended)} requests failed (stop.error_share)")
+        elif ask and self._enough is not never:
+            samples = tuple(self._sample(finished) for finished in ended)
+            if reason := self._enough(samples, now_s - self._opens_s):
+                self._close(now_s, reason)
+
+    def _close(self, closes_s: float, reason: str) -> None:
+        self._closes_s = min(self._closes_s, closes_s)
+        self._stopped = reason
+        self._fleet.tell(Close(self._closes_s))
+
+    def _delivered(self, samples: Sequence[Sample], window_s: float) -> float:
+        """Return the share of the load asked for that the server got."""
+        if self._open_loop:
+            due = [sample for sample in samples if 0 <= sample.start_s < window_s]
+            asked = len(due) + sum(health.unsent for health in self._healths.values())
+            sent = sum(sample.sent_s < window_s + _GRACE_S for sample in due)
+            return sent / asked if asked else 1.0
+        if self._level.shape != "concurrency" or not window_s:
+            return 1.0
+        busy_s = sum(min(sample.end_s, window_s) - max(sample.sent_s, 0.0) for sample in samples)
+        return min(busy_s / (self._level.value * window_s), 1.0)
+
+    def _progress(self, phase: Phase, now_s: float) -> Progress:
+        rate = (self._tokens - self._tokens_before) / REPORT_S
+        self._tokens_before = self._tokens
         return Progress(
             phase,
             elapsed_s=now_s - self._begins_s,
             total_s=self._workload.warmup_s + self._workload.duration_s,
-            finished=self._finished,
+            finished=self._succeeded,
             failed=self._failed,
             ttft_s=median(self._recent) if self._recent else None,
+            running=sum(self._running.values()),
+            output_rate=rate,
         )
 
-    def _sample(self, exchange: Exchange) -> Sample:
+    def _sample(self, finished: Finished) -> Sample:
         """Return an exchange that has ended as times within the window."""
-        stream, origin_s = exchange.stream, self._opens_s
-        arrivals = stream.arrivals
+        origin_s = self._opens_s
+        arrivals = np.frombuffer(finished.arrivals)
+        gaps: array[float] = array("d")
+        gaps.frombytes(np.diff(arrivals).tobytes())
         return Sample(
-            sent_s=(exchange.sent_s or exchange.due_s) - origin_s,
-            first_s=arrivals[0] - origin_s if arrivals else None,
-            end_s=exchange.end_s - origin_s,
-            prompt_tokens=stream.prompt_tokens or exchange.request.prompt_tokens,
-            output_tokens=stream.output_tokens or len(arrivals),
-            gaps_s=tuple(later - earlier for earlier, later in pairwise(arrivals)),
-            error=exchange.error,
-            id=exchange.request.id,
+            sent_s=(finished.ready_s if finished.sent_s is None else finished.sent_s) - origin_s,
+            first_s=float(arrivals[0]) - origin_s if arrivals.size else None,
+            end_s=finished.end_s - origin_s,
+            prompt_tokens=finished.prompt_tokens,
+            output_tokens=finished.output_tokens,
+            gaps_s=gaps,
+            error=finished.error,
+            id=finished.id,
+            due_s=finished.due_s - origin_s if self._open_loop else None,
+            client_s=finished.client_s,
         )
 
 
-def _resolve(url: str) -> list[tuple[str, int]]:
-    """Return the addresses of a server, once for the batch: name look-ups do not belong into its figures."""
+def workers_for(level: Level, workload: Workload) -> int:
+    """Return how many processes a load is likely to need, at most as many as this process has cores."""
+    cores = len(os.sched_getaffinity(0))
+    if sent_by_clock(level, workload):
+        span_s = workload.warmup_s + workload.duration_s
+        needed = requests_due(level, workload, 0.0, span_s) / span_s / RATE_PER_WORKER
+    else:
+        streams = most_streams(workload) if level.shape == "stages" else level.value
+        needed = streams / STREAMS_PER_WORKER
+    return max(1, min(int(np.ceil(needed)), cores))
+
+
+def _check_files(level: Level, workload: Workload, workers: int) -> None:
+    """Refuse a closed loop that needs more open files than a worker may have, which raises its limit to the hard one."""
+    if sent_by_clock(level, workload):
+        return
+    streams = most_streams(workload) if level.shape == "stages" else int(level.value)
+    needed = -(-streams // workers) + _SPARE_FILES
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise BenchmarkError(
+            f"{level} needs {needed} open files and the limit is {hard}; raise it (ulimit -n) or lower the concurrency"
+        )
+
+
+def resolve(url: str) -> tuple[str, tuple[Address, ...]]:
+    """Return a server's name and the address to load, once for a batch: look-ups do not belong into its figures.
+
+    Of several addresses (``localhost`` often has two) the first that takes a connection.
+    """
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise BenchmarkError(f"{url!r} cannot be loaded: it must be http://host[:port][/path] (TLS is not supported)")
+    if parts.scheme == "unix":
+        return "localhost", (Address(socket.AF_UNIX, unquote(parts.path)),)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BenchmarkError(f"{url!r} cannot be loaded: it must be http://host[:port][/path], https:// or unix://")
     try:
-        port = parts.port or 80
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except (ValueError, OSError) as error:
         raise BenchmarkError(f"{url!r} cannot be loaded: {error}; check the host and port") from error
-    return list(dict.fromkeys((str(address[0]), port) for *_, address in found))
+    addresses = [Address(family, place) for family, _, _, _, place in found]  # type: ignore[arg-type]
+    distinct = list(dict.fromkeys(addresses))
+    return parts.hostname, tuple(distinct if len(distinct) == 1 else sorted(distinct, key=_refuses))
 
 
-@contextmanager
-def _open_files(level: Level) -> Iterator[None]:
-    """Allow this process the open files that a level needs, for a while."""
-    needed = len(list(Path("/proc/self/fd").iterdir())) + (level.concurrency or 1) + _SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise BenchmarkError(
-                f"{level} needs {needed} open files and the limit is {hard}; "
-                "raise it (ulimit -n) or lower the concurrency"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def _refuses(address: Address) -> bool:
+    """Say whether nobody listens there."""
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch garbage collection off for a while."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        with socket.socket(address.family) as probe:
+            probe.settimeout(1.0)
+            probe.connect(address.place)
+    except OSError:
+        return True
+    return False

@@ -21,6 +21,7 @@ from pytest_autotune.engines.vllm import VllmEngine
 from pytest_autotune.errors import Infeasible
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
+from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Choice, Constraint, Space
 from pytest_autotune.statistics import summarise
@@ -176,7 +177,14 @@ def our_means(server, *, seed):
         Level(CONCURRENCY),
         # Without a warm-up all streams start at once, as vLLM's own client does. Requests of equal length stay in that
         # step, and prompts that meet in one step of the server wait for each other: staggered ones have a lower TTFT.
-        Workload(PROMPT_TOKENS, OUTPUT_TOKENS, duration_s=WINDOW_S, warmup_s=0.0, request_timeout_s=60.0, seed=seed),
+        Workload(
+            Fixed(PROMPT_TOKENS),
+            Fixed(OUTPUT_TOKENS),
+            duration_s=WINDOW_S,
+            warmup_s=0.0,
+            request_timeout_s=60.0,
+            seed=seed,
+        ),
         died=server.died,
         on_progress=lambda _progress: None,
     )
