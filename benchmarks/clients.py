@@ -217,7 +217,7 @@ def peers(tokenizer: Path) -> list[Client]:
         VllmBench(tokenizer),
         Script("Locust FastHttpUser", "locust_fast.py", package="locust", open_loop=False),
         Script("aiohttp, naive", "aiohttp_naive.py", package="aiohttp", open_loop=True),
-        Script("httpx, naive", "httpx_naive.py", package="httpx", open_loop=True, most_streams=64),
+        Script("httpx, naive", "httpx_naive.py", package="httpx", open_loop=False, most_streams=64),
     ]
 
 
@@ -245,4 +245,4 @@ def _missing(python: Path, package: str, remedy: str) -> str:
     """Look for a package beside an interpreter, without starting it."""
     if python.exists() and list(python.parents[1].glob(f"lib/python*/site-packages/{package}/")):
         return ""
-    return f"{package} is not installed for {python.name} ({remedy})"
+    return f"{package} is not installed for {python} ({remedy})"

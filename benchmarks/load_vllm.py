@@ -39,7 +39,7 @@ FIGURES = ("mean TTFT", "p99 TTFT", "mean TPOT", "p99 TPOT")
 
 def main() -> None:
     """Start a vLLM and run both clients against it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load_vllm", description="Our client and vLLM's own.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load_vllm", description="Ours and vLLM's own.")
     parser.add_argument("--quick", action="store_true", help="few requests: to see that it works")
     parser.add_argument("--repetitions", type=int, default=3, help="runs of each client at each number of streams")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
@@ -55,8 +55,8 @@ def main() -> None:
         write_model(model)
         out.title(
             "Real vLLM",
-            f"Tiny model on the CPU, {PROMPT} prompt tokens, {TOKENS} output tokens; ms; medians of {asked.repetitions} "
-            "interleaved runs, each with the lowest and the highest.",
+            f"Tiny model on the CPU, {PROMPT} prompt tokens, {TOKENS} output tokens; times in ms: medians of "
+            f"{asked.repetitions} interleaved runs, each with the lowest and the highest.",
         )
         with vllm(model, Path(text)) as (url, name):
             compare(out, clients, url, name, quick=asked.quick, repetitions=asked.repetitions)
@@ -90,14 +90,16 @@ def compare(out: Printer, clients: list[Client], url: str, model: str, *, quick:
                     met[client.name].append(figures)
         for client in clients:
             cells = [spread_cell(values) for values in zip(*met[client.name], strict=True)]
-            rows.append([f"{client.name}, {streams} streams", f"{count}", *cells])
+            rows.append([f"{client.name}, {of(streams)}", f"{count}", *cells])
         ours, theirs = (list(zip(*met[client.name], strict=True)) for client in clients)
         for figure, our, their in zip(FIGURES, ours, theirs, strict=True):
             apart = abs(median(our) - median(their))
-            verdicts.append((f"{figure} at {streams} streams, apart", apart, max(their) - min(their)))
+            verdicts.append(
+                (f"{figure} at {of(streams)}, apart (asked for: within their spread)", apart, max(their) - min(their))
+            )
     out.table(("client", "requests", *FIGURES), rows)
     for what, apart, spread in verdicts:
-        out.verdict(what, apart, float(f"{spread:.3g}"), "ms (their spread)")
+        out.verdict(what, apart, float(f"{spread:.3g}"), "ms")
 
 
 def run(client: Client, load: Load, *, seed: int) -> tuple[float, ...]:
@@ -118,6 +120,11 @@ def run(client: Client, load: Load, *, seed: int) -> tuple[float, ...]:
     if "mean_ttft_ms" in more:
         return more["mean_ttft_ms"], more["p99_ttft_ms"], more["mean_tpot_ms"], more["p99_tpot_ms"]
     return tuple(1e3 * more[name] for name in ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"))
+
+
+def of(streams: int) -> str:
+    """Return the number of streams in words."""
+    return f"{streams} stream{'s' if streams > 1 else ''}"
 
 
 def spread_cell(values: tuple[float, ...]) -> str:

@@ -24,7 +24,7 @@ def open_loop(bench: Bench, out: Printer) -> None:
     ours: list[Meeting] = []
     seen: list[Meeting] = []
     with bench.serve(ttft_ms=TTFT_MS, itl_ms=ITL_MS) as server:
-        load = replace(closed(server, 1, quick=bench.quick), streams=None, rate=rate, window_s=4 if bench.quick else 15)
+        load = replace(closed(server, 1, quick=bench.quick), streams=None, rate=rate, window_s=4 if bench.quick else 20)
         able = [client for client in bench.peers if client.open_loop]
         for client, meetings in interleaved(bench, out, [Ours(), *able], server, load):
             rates, variation = spread(meetings, lambda m: m.true_rate), spread(meetings, lambda m: m.true_variation)

@@ -38,9 +38,10 @@ class Printer:
     def verdict(self, what: str, value: float, limit: float, unit: str, *, at_least: bool = False) -> None:
         """Say whether a figure keeps its limit; nothing follows from it."""
         good = value >= limit if at_least else value <= limit
+        unit = f" {unit}" if unit else ""
         relation = "at least" if at_least else "at most"
         word = "PASS " if good else "short"
-        text = f"{word} {what}: {value:.4g} {unit}, {relation} {limit:g} {unit} asked for"
+        text = f"{word} {what}: {value:.4g}{unit}, {relation} {limit:g}{unit} asked for"
         print(f"* {text}" if self._markdown else text, flush=True)
 
     def note(self, text: str) -> None:
