@@ -5,7 +5,7 @@ import sys
 from statistics import fmean, pvariance
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.load.arrivals import (
@@ -167,6 +167,7 @@ stages = st.lists(
 )
 
 
+@settings(deadline=None)  # hundreds of times each
 @given(stages=stages, burstiness=st.sampled_from([0.3, 1.0, 5.0, CONSTANT]), seed=st.integers(0, 2**64))
 def test_staged_times_never_run_backwards_and_none_falls_where_the_rate_is_zero(stages, burstiness, seed):
     load = workload(**staged(*stages), arrivals=Arrivals(burstiness), seed=seed)
@@ -183,6 +184,7 @@ def test_staged_times_never_run_backwards_and_none_falls_where_the_rate_is_zero(
     assert not [time for time in moments for low, high in silent if low + 1e-9 < time < high - 1e-9]
 
 
+@settings(deadline=None)  # hundreds of times each
 @given(stages=stages, end_s=st.floats(0.1, 30))
 def test_constant_staged_arrivals_follow_the_integral_to_within_half_a_request(stages, end_s):
     load = workload(**staged(*stages), arrivals=Arrivals(CONSTANT))
@@ -313,3 +315,13 @@ def test_a_load_without_times_of_its_own_has_no_schedule(level, of, by_clock):
     if not by_clock:
         with pytest.raises(ValueError, match=f"^{level} is a closed loop"):
             schedule(level, load)
+
+
+def test_a_worker_imports_nothing_but_the_standard_library_for_times_and_lengths():
+    script = (
+        "import sys; before = set(sys.modules);"
+        " import pytest_autotune.load.arrivals, pytest_autotune.load.lengths, pytest_autotune.load.generator;"
+        " print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["pytest_autotune"]

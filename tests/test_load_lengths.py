@@ -124,7 +124,9 @@ def test_bounded_lengths_spread_inside_and_do_not_pile_up_at_the_bounds(lengths)
     seen = Counter(lengths.at(quantile) for quantile in QUANTILES)
     assert min(seen) == 20
     assert max(seen) == 150
-    assert max(seen[20], seen[150]) <= 1.2 * max(count for length, count in seen.items() if 20 < length < 150)
+    # Each bound is as frequent as its neighbour: neither more, for what is cut off, nor half as much, for rounding.
+    assert seen[20] == pytest.approx(seen[21], rel=0.25)
+    assert seen[150] == pytest.approx(seen[149], rel=0.25)
 
 
 def test_bounds_beyond_all_mass_still_bound():

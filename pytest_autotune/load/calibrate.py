@@ -44,7 +44,8 @@ def ask(target: Target, body: Mapping[str, object]) -> object:
     """
     connection = _connection(target)
     try:
-        headers = {"content-type": "application/json", "accept": "application/json", **target.headers}
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers |= {name.lower(): value for name, value in target.headers.items()}
         connection.request("POST", path_of(target), json.dumps(body).encode(), headers)
         answer = connection.getresponse()
         raw = answer.read(_LONGEST_ANSWER)

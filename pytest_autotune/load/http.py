@@ -297,7 +297,7 @@ def workers_for(level: Level, workload: Workload) -> int:
 
 
 def _check_files(level: Level, workload: Workload, workers: int) -> None:
-    """Refuse a closed loop that needs more open files than a worker may have, which raises its limit to the hard one."""
+    """Refuse a closed loop that needs more open files than the hard limit, to which workers raise theirs."""
     if sent_by_clock(level, workload):
         return
     streams = most_streams(workload) if level.shape == "stages" else int(level.value)

@@ -6,19 +6,20 @@ import itertools
 import random
 from enum import IntEnum
 
-# 256 common words that tokenizers of every family hold as one token when a space stands before them.
+# 256 common words that are one token each, at the start of a text and after a space, to the tokenizers of
+# DeepSeek, Mistral (v1 to v7 and Tekken) and Qwen; for a server that counts otherwise there is `calibrate`.
 _COMMON = """
-a about above across act add after again age air all also always am an and animal answer any are area arm art as ask at
-away back bad ball bank base be bed been before began best better big bird black blue boat body book both box boy bring
-build but buy by call came can car card care case cat cause change check child city class clear close cold color come
-common cost could country course cry cut dark day deep did do dog done door down draw dream drive dry early earth east
-easy eat end enough even ever every eye face fact fall family far farm fast father fear feel feet few field fight fill
-final find fine fire first fish five fly follow food foot for force form found four free friend from front full game
-gave get girl give glass go gold gone good got great green ground group grow had half hand happen hard has have he head
-hear heart heat help her here high hill him his hit hold home hope horse hot hour house how hundred ice idea if in inch
-into is island it job join just keep kind king knew know land language large last late laugh law lay lead learn leave
-left less let letter life light like line list live long look lost lot love low made make man many map mark may me mean
-meet men might mile milk mind mine money month moon more morning most mother move much music must
+a about above act add after again age air all also always am an and animal answer any are area arm art as ask at away
+back bad ball bank base be bed been before best better big bird black blue boat body book both box boy bring build but
+buy by call can car card care case cat cause change check child city class clear close color come common cost could
+country course cut dark day deep did do dog done door down draw drive early earth end even ever every eye face fact fall
+family far fast father field fill final find fine fire first fish five fly follow food foot for force form found four
+free friend from front full game get girl give glass go gold good got great green ground group had half hand hard has
+have he head heart heat help her here high hill him his hit hold home horse hot hour house how ice idea if in inch into
+is it job join just keep kind king know land language large last late law lay lead learn leave left less let letter life
+light like line list live long look lost lot love low made make man many map mark may me mean men mile mind mine money
+month more most mother move much music must my no on own page party pass pay person place real rich row sat sea sharp
+show sign sing star still the through tree try under use water we work world year
 """
 WORDS = tuple(_COMMON.split())
 TOKEN_IDS = range(300, 900)  # past the special and byte tokens of common vocabularies, and inside every one
