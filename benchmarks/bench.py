@@ -55,6 +55,11 @@ class Meeting:
         return abs(self.reading.ttft_p99_s - self.true_ttft_s(99))
 
     @property
+    def server_late_s(self) -> float:
+        """How late the server was at most, reading a request or writing a token: the truth has it in it."""
+        return max(max(truth.late_s, truth.received_s - truth.arrived_s) for truth in self.truths)
+
+    @property
     def cpu_per_million(self) -> float:
         """CPU seconds per million tokens."""
         return self.cpu_s / self.tokens * 1e6
@@ -138,13 +143,14 @@ class Bench:
             reading = client.read(finished.output, directory)
         everything = [truth for truth in server.requests() if truth.end == "ok"]
         truths = _that_count(everything, reading)
+        begin_s, end_s = _window_s(truths, reading)
         return Meeting(
             client=client.name,
             load=load,
             reading=reading,
             truths=tuple(truths),
             tokens=round(server.stats()["tok"]),
-            true_tokens_per_s=_tokens_per_s(everything, truths, reading, load),
+            true_tokens_per_s=server.tokens_between(begin_s, end_s) / (end_s - begin_s),
             cpu_s=max(finished.cpu_s - startup_s, 0.0),
             wall_s=finished.wall_s,
             peak_rss=finished.peak_rss,
@@ -183,23 +189,12 @@ def _that_count(everything: list[Truth], reading: Reading) -> list[Truth]:
     return everything[-reading.requests :]
 
 
-def _tokens_per_s(everything: list[Truth], truths: list[Truth], reading: Reading, load: Load) -> float:
-    """Return the tokens per second that the server wrote while the client measured."""
+def _window_s(truths: list[Truth], reading: Reading) -> tuple[float, float]:
+    """Return when the client measured, on the server's clock."""
     if reading.window_s:
-        begin_s, end_s = reading.window_s
-    elif reading.ids:
+        return reading.window_s
+    if reading.ids:
         arrived = {truth.id: truth.arrived_s for truth in truths}
         begin_s = median(arrived[name] - sent for name, _, sent, _, _ in reading.more["rows"] if name in arrived)
-        end_s = begin_s + load.window_s
-    else:
-        begin_s, end_s = truths[0].arrived_s, max(truth.last_s for truth in truths)
-    return sum(_inside(truth, begin_s, end_s) for truth in everything) / (end_s - begin_s)
-
-
-def _inside(truth: Truth, begin_s: float, end_s: float) -> float:
-    """Return how many tokens of a request were written between two moments, the times of each being even."""
-    if truth.tokens < 2 or truth.last_s <= truth.first_s:
-        return truth.tokens * (begin_s <= truth.first_s < end_s)
-    gap_s = (truth.last_s - truth.first_s) / (truth.tokens - 1)
-    before = [min(max(-(-(edge - truth.first_s) // gap_s), 0), truth.tokens) for edge in (begin_s, end_s)]
-    return before[1] - before[0]
+        return begin_s, begin_s + reading.more["window_s"]
+    return truths[0].arrived_s, max(truth.last_s for truth in truths)

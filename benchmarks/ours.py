@@ -52,6 +52,7 @@ def main() -> None:
                 "tpot_mean_s": metrics.get("tpot.mean"),
                 "tpot_p99_s": metrics.get("tpot.p99"),
                 "tokens_per_s": metrics.get("output_throughput", 0.0),
+                "window_s": measurement.window_s,
                 "tokens": sum(sample.output_tokens for sample in measurement.samples),
                 "delivered": measurement.delivered,
                 "lag_p99_s": health.lag_p99_s,

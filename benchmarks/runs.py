@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TTFT_MS, ITL_MS, TOKENS, PROMPT = 50.0, 10.0, 64, 512  # what the server is set to, unless a point says otherwise
 MS, PERCENT = 1e3, 1e2
+SERVER_LATE_S = 0.005
 ELSEWHERE = 0.1  # cores: with more, the figures are as much about the machine as about the client
 
 
@@ -56,10 +57,13 @@ def interleaved(
 
 
 def notes(out: Printer, meetings: Sequence[Meeting]) -> None:
-    """Print what clients said about themselves, failed requests, and whether the machine was theirs."""
+    """Print what stood in the way: other processes, the server, and what clients say about themselves."""
     busy = max(meeting.elsewhere for meeting in meetings)
     if busy > ELSEWHERE:
         out.note(f"disturbed: other processes of this machine used up to {busy:.2f} cores during these runs")
+    late, worst = max((meeting.server_late_s, meeting.client) for meeting in meetings)
+    if late > SERVER_LATE_S:
+        out.note(f"the server itself was up to {late * MS:.1f} ms late (with {worst}); the true figures say so too")
     for meeting in meetings:
         where = f"{meeting.client} at {meeting.load.streams or meeting.load.rate}"
         for note in meeting.reading.more.get("notes", ()):

@@ -129,6 +129,13 @@ class TruthServer:
         """Return when the server stalled since the last reset."""
         return [Stall(line["t_begin"] / 1e9, line["t_end"] / 1e9) for line in self._lines() if "stall" in line]
 
+    def tokens_between(self, begin_s: float, end_s: float) -> float:
+        """Return how many tokens were written between two moments, to a millisecond."""
+        last = [line for line in self._lines() if "per_ms" in line][-1]
+        edges = [1e3 * (at_s - last["tokens_from"] / 1e9) for at_s in (begin_s, end_s)]
+        before = [_before(last["per_ms"], edge) for edge in edges]
+        return before[1] - before[0]
+
     def _lines(self) -> list[dict[str, Any]]:
         self._ask("/__flush")
         return [json.loads(line) for line in self._log.read_text().splitlines()]
@@ -158,3 +165,10 @@ def _truth(line: dict[str, Any]) -> Truth:
         late_s=line["late_max_us"] / 1e6,
         blocked=line["eagain"] > 0,
     )
+
+
+def _before(per_ms: list[int], edge: float) -> float:
+    """Return the tokens before a millisecond; those of the one it is in came evenly."""
+    whole = min(max(int(edge), 0), len(per_ms))
+    part = per_ms[whole] * max(edge - whole, 0.0) if whole < len(per_ms) else 0.0
+    return sum(per_ms[:whole]) + part

@@ -197,7 +197,9 @@ def test_what_a_client_does_not_take_is_marked(serve):
     with socket.create_connection((host, int(port))) as connection:
         body = b'{"prompt": "a", "max_tokens": 60000, "stream": true}'
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(0.3)
+        written = -1.0
+        while written != (written := server.stats()["tok"]):
+            time.sleep(0.2)  # until the buffers are full
         connection.settimeout(5)
         received = b""
         while not received.endswith(b"\r\n0\r\n\r\n"):
@@ -229,3 +231,20 @@ def test_tokens_are_written_when_they_are_due(serve):
     assert quickest.ttft_s == pytest.approx(0.020, abs=0.002)
     assert quickest.tpot_s == pytest.approx(0.005, abs=0.0005)
     assert all(one.arrived_s < other.arrived_s for one, other in pairwise(truths))
+
+
+def test_tokens_are_counted_by_the_moment_they_are_written(serve):
+    server = serve(ttft_ms=20, itl_ms=10, stall_at_ms=100, stall_ms=200)
+    server.reset()
+    began = time.monotonic()
+    post(server, "/v1/completions", {"prompt": "a", "max_tokens": 20, "stream": True})
+    (truth,) = server.requests()
+    ((begin_s, end_s),) = server.stalls()
+    before = server.tokens_between(began - 1, begin_s)
+    assert before == pytest.approx((begin_s - truth.first_s) / 0.01 + 0.5, abs=3)
+    assert server.tokens_between(begin_s + 0.001, end_s - 0.001) == 0
+    assert server.tokens_between(began - 1, end_s + 5) == 20
+    parts = [server.tokens_between(began + 0.0137 * n, began + 0.0137 * (n + 1)) for n in range(60)]
+    assert sum(parts) == pytest.approx(20)
+    server.reset()
+    assert server.tokens_between(began, end_s + 5) == 0
