@@ -190,7 +190,7 @@ def test_a_request_that_the_busy_server_reads_late_has_arrived_when_it_arrived(s
     (truth,) = server.requests()
     ((begin_s, end_s),) = server.stalls()
     assert begin_s < truth.arrived_s < end_s <= truth.received_s
-    assert truth.ttft_s == pytest.approx(truth.first_s - truth.arrived_s) > end_s - truth.arrived_s
+    assert truth.ttft_s > end_s - truth.arrived_s > 0.05
 
 
 def test_what_a_client_does_not_take_is_marked(serve):
