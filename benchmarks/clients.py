@@ -148,7 +148,7 @@ class Script:
 
     def missing(self) -> str:
         """Return what is not there."""
-        return _missing(PEERS_PYTHON, self._package, "see benchmarks/README.md")
+        return missing_from(PEERS_PYTHON, self._package, "see benchmarks/README.md")
 
     def command(self, load: Load, directory: Path) -> Sequence[str]:  # noqa: ARG002
         """Return the command of the script."""
@@ -172,7 +172,7 @@ class VllmBench:
 
     def missing(self) -> str:
         """Return what is not there."""
-        return _missing(VLLM_PYTHON, "vllm", "see docs/vllm-on-cpu.md")
+        return missing_from(VLLM_PYTHON, "vllm", "see docs/vllm-on-cpu.md")
 
     def command(self, load: Load, directory: Path) -> Sequence[str]:
         """Return the command; the tokenizer is that of the tiny model."""
@@ -211,16 +211,6 @@ class VllmBench:
         )
 
 
-def peers(tokenizer: Path) -> list[Client]:
-    """Return every peer, installed or not."""
-    return [
-        VllmBench(tokenizer),
-        Script("Locust FastHttpUser", "locust_fast.py", package="locust", open_loop=False),
-        Script("aiohttp, naive", "aiohttp_naive.py", package="aiohttp", open_loop=True),
-        Script("httpx, naive", "httpx_naive.py", package="httpx", open_loop=False, most_streams=64),
-    ]
-
-
 def _reading(
     told: dict[str, Any],
     *,
@@ -241,7 +231,7 @@ def _reading(
     )
 
 
-def _missing(python: Path, package: str, remedy: str) -> str:
+def missing_from(python: Path, package: str, remedy: str) -> str:
     """Look for a package beside an interpreter, without starting it."""
     if python.exists() and list(python.parents[1].glob(f"lib/python*/site-packages/{package}/")):
         return ""

@@ -15,12 +15,13 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bench import Bench
-from benchmarks.clients import VLLM_PYTHON, Raw, peers
+from benchmarks.clients import PEERS_PYTHON, VLLM_PYTHON, Client, Raw, Script, VllmBench, missing_from
 from benchmarks.closed_loops import capacity, memory, truth
 from benchmarks.closed_loops import peers as compare
 from benchmarks.open_loops import open_loop, stall
 from benchmarks.processes import ClientError
 from benchmarks.tables import Printer
+from benchmarks.tools import TOOLS, GenaiBench, GuideLlm, which
 from benchmarks.truth import build
 
 POINTS = {
@@ -60,7 +61,7 @@ def main() -> None:
             if missing := client.missing():
                 out.note(f"without {client.name}: {missing}")
         clients = [client for client in clients if not client.missing()]
-        if any(client.name.startswith("vllm") for client in clients):
+        if any(isinstance(client, VllmBench | GenaiBench | GuideLlm) for client in clients):
             write_model(directory / "tokenizer")
         bench = Bench(
             build(directory),
@@ -76,6 +77,18 @@ def main() -> None:
                 out.note(f"{point}: {error}")
 
 
+def peers(tokenizer: Path) -> list[Client]:
+    """Return every peer, installed or not."""
+    return [
+        VllmBench(tokenizer),
+        Script("Locust FastHttpUser", "locust_fast.py", package="locust", open_loop=False),
+        Script("aiohttp, naive", "aiohttp_naive.py", package="aiohttp", open_loop=True),
+        Script("httpx, naive", "httpx_naive.py", package="httpx", open_loop=False, most_streams=64),
+        GenaiBench(tokenizer),
+        GuideLlm(tokenizer),
+    ]
+
+
 def machine() -> str:
     """Describe where the figures come from."""
     model = next(
@@ -88,9 +101,10 @@ def machine() -> str:
 
 
 def write_model(directory: Path) -> None:
-    """Write the tiny model, whose tokenizer vLLM's random data set needs."""
-    command = [str(VLLM_PYTHON), str(TINY_MODEL), str(directory)]
-    subprocess.run(command, check=True, capture_output=True)
+    """Write the tiny model, whose tokenizer whole tools need, by an interpreter that has `transformers`."""
+    environments = (VLLM_PYTHON, PEERS_PYTHON, *(Path(tool).with_name("python") for tool in map(which, TOOLS) if tool))
+    python = next(python for python in environments if not missing_from(python, "transformers", ""))
+    subprocess.run([str(python), str(TINY_MODEL), str(directory)], check=True, capture_output=True)
 
 
 if __name__ == "__main__":
