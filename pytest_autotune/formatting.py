@@ -6,13 +6,12 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from pytest_autotune.statistics import LATENCIES, PER_GPU, RATES
+from pytest_autotune.metrics import PER_GPU, RATES, SHARES, TIMES
 
 if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
 
 _RATE_UNITS = {rate: "req/s" if rate in ("request_throughput", "goodput") else "tok/s" for rate in RATES}
-_SHARES = ("error_rate",)
 
 
 def seconds(value: float, *, digits: int = 3) -> str:
@@ -50,9 +49,9 @@ def change(fraction: float) -> str:
 def unit(metric: str) -> str:
     """Return the unit that `amount` writes a metric in, for a table's header; empty when it has none."""
     family = metric.partition(".")[0]
-    if family in LATENCIES:
+    if family in TIMES:
         return "ms"
-    if family in _SHARES:
+    if family in SHARES:
         return "%"
     base = family.removesuffix(PER_GPU)
     return _RATE_UNITS.get(base, "") + ("/GPU" if base in _RATE_UNITS and base != family else "")
@@ -96,7 +95,7 @@ def quantities(metric: str, first: float, second: float) -> tuple[str, str]:
 
 def title(metric: str) -> str:
     """Return a metric's name in running text: ``output throughput per GPU``, ``ttft.p90``."""
-    return metric if unit(metric) == "ms" else metric.replace("_gpu", "_GPU").replace("_", " ")
+    return metric if "." in metric else metric.replace("_gpu", "_GPU").replace("_", " ")
 
 
 def count(number: int, noun: str) -> str:

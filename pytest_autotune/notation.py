@@ -7,11 +7,20 @@ from typing import Any, NamedTuple
 
 from pytest_autotune import units
 from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
+from pytest_autotune.metrics import (
+    IN_FLIGHT,
+    IN_FLIGHT_STATISTICS,
+    PER_GPU,
+    RATES,
+    SHARES,
+    STATISTICS,
+    TIMES,
+    parse_metric,
+)
 from pytest_autotune.problems import Collector
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Choice, Float, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
-from pytest_autotune.statistics import LATENCIES, PER_GPU, RATES, STATISTICS, parse_metric
 
 MOST_LEVELS = 10_000  # of one `grid:`
 
@@ -125,7 +134,7 @@ def _read_step(value: Any, *, whole: bool) -> float:
 
 def read_metric(name: str) -> tuple[str, str | None]:
     """Split ``ttft.p90`` into family and statistic; raise `ValueError` with what is allowed and the nearest."""
-    if name in LATENCIES:
+    if name in TIMES:
         raise ValueError(f"{name!r} is a distribution; add a statistic: {name}.p90, {name}.p99 or {name}.mean")
     return parse_metric(name)
 
@@ -167,16 +176,16 @@ def _read_limit(metric: str, value: Any) -> Limit:
 
 def _floors() -> frozenset[str]:
     """Metrics where more is better: a bare number is the least that is accepted."""
-    return frozenset((*RATES, *(rate + PER_GPU for rate in RATES), "requests"))
+    return frozenset((*RATES, *(rate + PER_GPU for rate in RATES), "requests", "delivered"))
 
 
 def _read_bound(family: str, value: Any) -> float:
-    if family in LATENCIES:
+    if family in TIMES:
         seconds = units.duration(value)
         if seconds <= 0:
             raise ValueError(f"{show(value)} cannot be kept by any server; write a duration above 0, e.g. 500ms")
         return seconds
-    if family == "error_rate":
+    if family in SHARES:
         return units.percentage(value)
     if family == "failed":
         return units.count(value)
@@ -304,11 +313,12 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "default": 0.1,
             "description": "Of the penalty of a soft miss.",
         },
-        "error_rate": _SHARE_SCHEMA,
         "failed": _COUNT_SCHEMA,
         **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
-        **{f"{latency}.{statistic}": _LATENCY_SCHEMA for latency in LATENCIES for statistic in STATISTICS},
+        **dict.fromkeys(SHARES, _SHARE_SCHEMA),
+        **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
+        **{f"{family}.{statistic}": _LATENCY_SCHEMA for family in TIMES for statistic in STATISTICS},
     },
-    patternProperties={rf"^({'|'.join(LATENCIES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
+    patternProperties={rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
 )
 OBJECTIVE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}

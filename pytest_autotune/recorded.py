@@ -51,6 +51,7 @@ def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
                 gpus=trial.gpus,
                 request_limits=limits,
                 also=also,
+                delivered=batch.metrics.get("delivered"),  # the load generator's figure: samples cannot tell
             ),
         )
         if batch.status == "measured"

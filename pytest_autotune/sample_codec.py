@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from itertools import chain
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_autotune.columns import Column, gaps
 from pytest_autotune.errors import StoreError
 from pytest_autotune.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-CODEC = "columns-1"
+CODEC = "columns-2"
+_OLDER = ("columns-1",)  # without due times and the client's share; still read
 
 Numbers = NDArray[np.int64]
 
@@ -26,6 +28,17 @@ _TYPES = {"B": "<u1", "H": "<u2", "I": "<u4", "Q": "<u8"}
 _LIMITS = {code: 256 ** np.dtype(kind).itemsize for code, kind in _TYPES.items()}
 _FAR = 2.0**62  # microseconds: sums and differences of two times still fit 64 bits
 _NOTHING = -1  # index of "no error" in the table of error kinds
+_SCALARS = (
+    "sent",
+    "end",
+    "answered",
+    "scheduled",
+    "client",
+    "prompt",
+    "output",
+    "error",
+    "gap_count",
+)  # of each request
 
 
 def encode_samples(samples: Sequence[Sample]) -> bytes:
@@ -40,11 +53,14 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
         "end": _micros(sample.end_s for sample in samples),
         "answered": _whole(int(sample.first_s is not None) for sample in samples),
         "first": _micros(sample.first_s for sample in samples if sample.first_s is not None),
+        "scheduled": _whole(int(sample.due_s is not None) for sample in samples),
+        "due": _micros(sample.due_s for sample in samples if sample.due_s is not None),
+        "client": _micros(sample.client_s for sample in samples),
         "prompt": _whole(sample.prompt_tokens for sample in samples),
         "output": _whole(sample.output_tokens for sample in samples),
         "error": _whole(_NOTHING if sample.error is None else index[sample.error] for sample in samples),
         "gap_count": _whole(len(sample.gaps_s) for sample in samples),
-        "gaps": _micros(chain.from_iterable(sample.gaps_s for sample in samples)),
+        "gaps": _rounded(gaps(samples)),
     }
     ids = [sample.id for sample in samples] if any(sample.id for sample in samples) else []
     heads, bodies = [], []
@@ -58,8 +74,8 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
 
 
 def decode_samples(codec: str, encoded: bytes) -> tuple[Sample, ...]:
-    """Return the samples that `encode_samples` was given, times within half a microsecond."""
-    if codec != CODEC:
+    """Return the samples that `encode_samples` was given, times within half a microsecond, gaps as arrays."""
+    if codec != CODEC and codec not in _OLDER:
         raise StoreError(
             f"samples are stored as {codec!r}, this version of pytest-autotune reads {CODEC!r}: upgrade pytest-autotune"
         )
@@ -74,20 +90,20 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
     (size,) = struct.unpack_from("<I", plain)
     start = 4 + size
     header = json.loads(plain[4:start])
-    columns: dict[str, list[int]] = {}
+    columns: dict[str, Numbers] = {}
     for name, code, count, offset in header["columns"]:
         end = start + count * np.dtype(_TYPES[code]).itemsize
         columns[name] = _unpack(plain[start:end], code, offset)
         start = end
-    gaps = [micros / 1e6 for micros in columns["gaps"]]
-    firsts = iter(columns["first"])
-    ids = header["ids"] or [""] * len(columns["sent"])
+    requests = columns["sent"].size
+    for name in ("scheduled", "client"):
+        columns.setdefault(name, np.zeros(requests, dtype=np.int64))
+    spans = columns["gaps"] / 1e6
+    firsts, dues = iter(columns["first"].tolist()), iter(columns["due"].tolist() if "due" in columns else ())
+    ids = header["ids"] or [""] * requests
     position = 0
-    for number, (sent, end, answered, prompt, output, error, gap_count) in enumerate(
-        zip(
-            *(columns[name] for name in ("sent", "end", "answered", "prompt", "output", "error", "gap_count")),
-            strict=True,
-        )
+    for number, (sent, end, answered, scheduled, client, prompt, output, error, gap_count) in enumerate(
+        zip(*(columns[name].tolist() for name in _SCALARS), strict=True)
     ):
         yield Sample(
             sent_s=sent / 1e6,
@@ -95,9 +111,11 @@ def _samples(encoded: bytes) -> Iterator[Sample]:
             end_s=end / 1e6,
             prompt_tokens=prompt,
             output_tokens=output,
-            gaps_s=tuple(gaps[position : position + gap_count]),
+            gaps_s=array("d", spans[position : position + gap_count].tobytes()) if gap_count else (),
             error=None if error == _NOTHING else header["kinds"][error],
             id=ids[number],
+            due_s=next(dues) / 1e6 if scheduled else None,
+            client_s=client / 1e6,
         )
         position += gap_count
 
@@ -107,12 +125,17 @@ def _whole(numbers: Iterable[int]) -> Numbers:
 
 
 def _micros(seconds: Iterable[float]) -> Numbers:
-    values = np.fromiter(seconds, dtype=np.float64) * 1e6
-    if not np.isfinite(values).all():
+    return _rounded(np.fromiter(seconds, dtype=np.float64))
+
+
+def _rounded(seconds: Column) -> Numbers:
+    """Return whole microseconds; uses the seconds up."""
+    seconds *= 1e6
+    if not np.isfinite(seconds).all():
         raise ValueError("a time of a sample is not finite")
-    if values.size and np.abs(values).max() >= _FAR:
+    if seconds.size and max(float(seconds.max()), -float(seconds.min())) >= _FAR:
         raise OverflowError("a time of a sample is further away than 146,000 years")
-    return np.rint(values).astype(np.int64)
+    return np.rint(seconds, out=seconds).astype(np.int64)
 
 
 def _pack(values: Numbers) -> tuple[tuple[str, int, int], bytes]:
@@ -126,8 +149,7 @@ def _pack(values: Numbers) -> tuple[tuple[str, int, int], bytes]:
     return (code, values.size, offset), planes.tobytes()
 
 
-def _unpack(packed: bytes, code: str, offset: int) -> list[int]:
+def _unpack(packed: bytes, code: str, offset: int) -> Numbers:
     kind = np.dtype(_TYPES[code])
     planes = np.frombuffer(packed, dtype=np.uint8).reshape(kind.itemsize, -1)
-    numbers: list[int] = (np.ascontiguousarray(planes.T).view(kind).ravel().astype(np.int64) + offset).tolist()
-    return numbers
+    return np.ascontiguousarray(planes.T).view(kind).ravel().astype(np.int64) + offset

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from pytest_autotune.formatting import change, quantities, quantity
-from pytest_autotune.statistics import LATENCIES
+from pytest_autotune.metrics import LATENCIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import quantity
+from pytest_autotune.metrics import IN_FLIGHT, TIMES
 from pytest_autotune.slo import Status, explain
-from pytest_autotune.statistics import LATENCIES
 from pytest_autotune.statistics import measured as requests
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Metrics:
         return iter(self._values)
 
     def __getattr__(self, name: str) -> Family | Measured:
-        if name in LATENCIES:
+        if name in TIMES or name == IN_FLIGHT:
             return Family(self, name)
         if name.startswith("_"):
             raise AttributeError(name)
@@ -67,7 +67,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The statistics of one latency: ``.mean``, ``.p50``, ``.p99``, ``.max``, ..."""
+    """The statistics of one distribution: ``.mean``, ``.p50``, ``.p99``, ``.max``, ..."""
 
     metrics: Metrics
     name: str

@@ -13,7 +13,8 @@ PACKAGE = Path(pytest_autotune.__file__).parent
 
 # Lowest first; a module may import modules of its own layer and of those before it.
 LAYERS = [
-    {"errors", "samples", "statistics", "spelling", "units", "formatting", "masking", "ticker", "files"},
+    {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files"},
+    {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness"},
     {"space", "constraints", "slo"},
     {"records"},
     {"problems", "yaml_source", "notation", "fields", "suite", "suite_file", "suite_schema"},

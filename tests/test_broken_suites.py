@@ -15,8 +15,9 @@ HEAD = "name: chat\nengine: sim\nmodel: llama\n"
 
 METRICS = (
     "(allowed: ttft, tpot, itl, e2e with one of mean, std, min, max, p0 ... p100, as in ttft.p90; "
+    "ttft_sent, e2e_sent, client likewise; in_flight.mean and in_flight.max; "
     "output_throughput, total_throughput, input_throughput, request_throughput, goodput, each also with _per_gpu; "
-    "error_rate, requests, failed)"
+    "error_rate, delivered, requests, failed)"
 )
 
 BROKEN = [

@@ -7,14 +7,15 @@ import pytest
 
 from pytest_autotune import tables
 from pytest_autotune.constraints import Constraint
+from pytest_autotune.metrics import COUNTS, IN_FLIGHT, IN_FLIGHT_STATISTICS, RATES, SHARES, STATISTICS, TIMES
 from pytest_autotune.reporting.export import best_document
-from pytest_autotune.statistics import COUNTS, LATENCIES, RATES, STATISTICS
 from pytest_autotune.suite_file import PLACEHOLDERS
 from pytest_autotune.suite_schema import suite_schema
 from tests.documents import ROOT, table
 from tests.make_reports import BEST, DEFAULTS, report
 
 SUITES = (ROOT / "docs" / "suites.md").read_text()
+METRICS = (ROOT / "docs" / "metrics.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 SCHEMA = suite_schema()
 BLOCKS = {
@@ -48,10 +49,20 @@ def test_every_form_of_a_parameter_is_documented():
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == keys
 
 
+FAMILIES = {*TIMES, IN_FLIGHT, *RATES, *SHARES, *COUNTS}
+
+
 def test_every_metric_is_documented():
-    assert table(SUITES, "Metrics").keys() == {*LATENCIES, *RATES, *COUNTS}
-    section = SUITES.split("## Metrics")[1].split("\n## ")[0]
+    assert table(METRICS, "The metrics").keys() == FAMILIES
+    section = METRICS.split("## The metrics")[1].split("\n## ")[0]
     assert all(f"`{name}`" in section for name in STATISTICS if not name.startswith("p"))
+    assert all(f"`{IN_FLIGHT}.{name}`" in section for name in IN_FLIGHT_STATISTICS)
+
+
+def test_every_metric_is_compared_with_that_of_other_tools():
+    compared = table(METRICS, "Differences to other tools")
+    assert compared.keys() == FAMILIES
+    assert all(len(tools) == 3 and all(tools) for tools in compared.values())
 
 
 def test_every_placeholder_of_a_command_is_documented():

@@ -318,6 +318,23 @@ def test_whoever_waits_for_a_verdict_can_close_the_window(serve):
     assert measurement.window_s == pytest.approx(asked[-1][1], abs=0.2)
 
 
+def test_a_server_that_falls_behind_without_bound_ends_the_batch_early(serve):
+    server = serve(ttft_ms=50, itl_ms=1, max_conc=4)
+    began = time.monotonic()
+    measurement = load(server.url, Level(150, "rate"), duration_s=60.0, request_timeout_s=60.0)
+    assert time.monotonic() - began < 30, "nor is the queue waited for"
+    assert measurement.stopped == "over-saturated"
+    assert measurement.oversaturated.startswith("requests in flight grew from ")
+    assert "of the 150/s sent" in measurement.oversaturated
+
+
+def test_a_server_that_keeps_up_is_not_taken_for_one_that_falls_behind(serve):
+    server = serve(ttft_ms=50, itl_ms=1, max_conc=16)
+    measurement = load(server.url, Level(150, "rate"), duration_s=9.0, request_timeout_s=60.0)
+    assert measurement.oversaturated == measurement.stopped == ""
+    assert measurement.window_s == pytest.approx(9.0)
+
+
 def test_a_stream_waits_as_long_as_a_busy_server_asks(scripted):
     server = scripted(b"HTTP/1.1 429 Too Many\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
     load(server.url, 1, duration_s=1.5)

@@ -307,10 +307,20 @@ def test_blocks_are_others_in_other_batches_and_when_the_rows_start_again():
 ROWS = tuple(Row(text=f"text {number}", prompt_tokens=number + 1) for number in range(40))
 
 
-def test_rows_are_taken_in_order_and_again():
-    sequence = requests(CHAT, rows=ROWS)
-    assert [prompt_of(sequence.build(number)) for number in range(90)] == [f"text {n % 40}" for n in range(90)]
-    assert sequence.build(41).prompt_tokens == 2
+def test_texts_are_taken_in_order_and_again_from_a_place_by_the_seed():
+    starts = set()
+    for seed in range(20):
+        sequence = requests(CHAT, seed=seed, rows=ROWS)
+        start = sequence.build(0).prompt_tokens - 1
+        starts.add(start)
+        taken = [prompt_of(sequence.build(number)) for number in range(90)]
+        assert taken == [f"text {(start + n) % 40}" for n in range(90)]
+    assert len(starts) > 10
+
+
+def test_rows_of_a_trace_begin_with_the_first():
+    sequence = requests(CHAT, rows=ROWS, times_s=tuple(range(40)))
+    assert [prompt_of(sequence.build(number)) for number in range(3)] == ["text 0", "text 1", "text 2"]
 
 
 def test_shuffled_rows_are_each_taken_once_in_an_order_by_the_seed():

@@ -1,6 +1,10 @@
 """Samples survive being stored."""
 
+import base64
 import random
+import subprocess
+import sys
+from array import array
 
 import pytest
 from hypothesis import given
@@ -22,9 +26,13 @@ some_samples = st.lists(
         end_s=seconds,
         prompt_tokens=counts,
         output_tokens=counts,
-        gaps_s=st.lists(st.floats(0, 5000), max_size=5).map(tuple),
+        gaps_s=st.lists(st.floats(0, 5000), max_size=5).flatmap(
+            lambda gaps: st.sampled_from([tuple(gaps), array("d", gaps)])
+        ),
         error=st.none() | st.text(max_size=5),
         id=st.just("") | st.text(max_size=5),
+        due_s=st.none() | seconds,
+        client_s=st.floats(0, 10),
     ),
     max_size=12,
 )
@@ -39,7 +47,11 @@ def test_samples_come_back_within_half_a_microsecond(samples):
         assert (now.error, now.id) == (was.error, was.id)
         assert now.sent_s == pytest.approx(was.sent_s, abs=HALF_A_MICROSECOND)
         assert now.end_s == pytest.approx(was.end_s, abs=HALF_A_MICROSECOND)
-        assert now.gaps_s == pytest.approx(was.gaps_s, abs=HALF_A_MICROSECOND)
+        assert list(now.gaps_s) == pytest.approx(list(was.gaps_s), abs=HALF_A_MICROSECOND)
+        assert now.client_s == pytest.approx(was.client_s, abs=HALF_A_MICROSECOND)
+        assert (now.due_s is None) == (was.due_s is None)
+        if was.due_s is not None:
+            assert now.due_s == pytest.approx(was.due_s, abs=HALF_A_MICROSECOND)
         assert (now.first_s is None) == (was.first_s is None)
         if was.first_s is not None:
             assert now.first_s == pytest.approx(was.first_s, abs=HALF_A_MICROSECOND)
@@ -75,5 +87,41 @@ def test_damaged_samples_are_told():
 
 
 def test_samples_of_a_later_release_are_told():
-    with pytest.raises(StoreError, match=r"stored as 'columns-2', .* upgrade pytest-autotune"):
-        decode_samples("columns-2", b"")
+    with pytest.raises(StoreError, match=r"stored as 'columns-3', .* reads 'columns-2': upgrade pytest-autotune"):
+        decode_samples("columns-3", b"")
+
+
+def test_samples_of_the_first_format_are_still_read():
+    # Written by the release that called this format columns-1.
+    encoded = base64.b64decode(
+        "eAH7ysDAUK2UnZmXUqxkFa1Ukpmbml9aohSro5QJEUnUNVTSUUrUNQKSIOHk/JzS3DyQ4mil4tS8EqCwp5KOsY6ukakBEMTqRCul5qXA"
+        "RA0NwcIg0cS84vLUolSQlBNIA1hpWmZRMdQIIx0zkFqQ0oKi/NwCkLAHSKE5SAjoqAKgu5D1phYV5RfBRHQNQarSEwvik/NLwa5CWAIU"
+        "LQaqAzsT6p7YWoYNFxgKhRi4hYEBwPDjBkPkDgZeViCTEQhtGN4ziDIw/OQEshlYwELMQKkbWxh2HGFgZQEyAeypTXY="
+    )
+    assert decode_samples("columns-1", encoded) == (
+        Sample(-0.25, 0.0625, 1.125, 512, 4, array("d", (0.125, 0.5, 0.4375)), None, "a-1"),
+        Sample(0.5, None, 2.0, 16, 0, (), "timeout", "a-2"),
+        Sample(1.0, 1.5, 1.5, 7, 1, (), None, ""),
+    )
+
+
+def test_ten_million_gaps_are_stored_and_read_in_under_500_megabytes():
+    script = """
+import random, resource, time
+from array import array
+from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
+from pytest_autotune.samples import Sample
+
+chance = random.Random(1)
+some = [array("d", (chance.gauss(0.01, 0.001) for _ in range(1000))) for _ in range(50)]
+samples = [Sample(n / 170, n / 170 + 0.2, n / 170 + 13, 64, 1001, some[n % 50][:]) for n in range(10_000)]
+began = time.process_time()
+encoded = encode_samples(samples)
+del samples
+assert sum(len(sample.gaps_s) for sample in decode_samples(CODEC, encoded)) == 10_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time() - began)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    megabytes, seconds = map(float, told.split())
+    assert megabytes < 500
+    assert seconds < 20  # about two on an idle machine

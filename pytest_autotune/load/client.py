@@ -121,6 +121,7 @@ class Client:
         self._deadlines: deque[tuple[float, Exchange]] = deque()  # in order: all requests have the same timeout
         self._begins_s = 0.0
         self._closes_s = math.inf
+        self._abandons = False
         self._streams: list[_Stream] = []
         self._idle: list[Link] = []
         self._waiting: deque[Exchange] = deque()
@@ -168,10 +169,11 @@ class Client:
         self._loop.at(begins_s, self._check_deadlines)
         self.close(closes_s)
 
-    def close(self, closes_s: float) -> None:
-        """Close the window at a time, which may have passed."""
+    def close(self, closes_s: float, *, abandon: bool = False) -> None:
+        """Close the window at a time, which may have passed; `abandon` what is in flight then."""
         if closes_s < self._closes_s:
             self._closes_s = closes_s
+            self._abandons = abandon
             self._loop.at(closes_s, self._closed)
 
     def leave(self) -> None:
@@ -287,7 +289,8 @@ class Client:
         if answer.parts:
             self.bytes_received += sum(map(len, answer.parts))
             answer.digest()
-            self.lags_s.append(answer.lag_s if link.stamped else self._loop.period_s)
+            # The kernel keeps the time of the last piece alone when several lie there: then the loop's own delay tells.
+            self.lags_s.append(max(answer.lag_s, self._loop.period_s) if link.stamped else self._loop.period_s)
 
     def _drop(self, link: Link) -> None:
         self._loop.forget(link.number)
@@ -327,7 +330,7 @@ class Client:
         """Drop what a full house kept from being sent, and wait for what was sent."""
         self.unsent += sum(exchange.due_s < self._closes_s for exchange in self._waiting)
         self._waiting.clear()
-        self._awaited = {exchange for exchange in self._flight if exchange.due_s < self._closes_s}
+        self._awaited = {x for x in self._flight if x.due_s < self._closes_s and not self._abandons}
         self.done = not self._awaited
 
     # Closed loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import secrets
@@ -25,6 +26,7 @@ from pytest_autotune.load.link import Address
 from pytest_autotune.load.wire import Beat, Begin, Close, Done, Finished, Health, Ready
 from pytest_autotune.samples import Measurement, Sample
 from pytest_autotune.statistics import measured
+from pytest_autotune.steadiness import oversaturation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,13 +112,18 @@ class _Batch:
         self._enough = enough
         self._open_loop = sent_by_clock(level, workload)
         self._finished: list[Finished] = []  # that ended after the window opened
+        self._ends: list[float] = []  # of those that began in the window
+        self._failures: list[float] = []  # of those that failed among them
         self._running: dict[int, int] = {}
         self._exhausted: set[int] = set()
         self._warmed_up: dict[int, int] = {}
         self._healths: dict[int, Health] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._succeeded = self._failed = self._tokens = self._tokens_before = 0
-        self._stopped = ""
+        self._stopped = self._oversaturated = ""
+        self._in_flight: list[tuple[float, float]] = []  # once a second: time since the batch began, requests
+        self._ttfts: list[tuple[float, float]] = []  # of answered requests: time since then when due, TTFT
+        self._filled_s = math.inf  # when the first request ended, since the batch began
         self._begins_s = self._opens_s = self._closes_s = 0.0
 
     def await_ready(self) -> None:
@@ -149,9 +156,12 @@ class _Batch:
             if phase != before or now_s >= report_s:
                 self._on_progress(self._progress(phase, now_s))
                 report_s = now_s + REPORT_S
+            look = now_s >= looked_s + REPORT_S
+            if look:
+                looked_s = now_s
+                self._in_flight.append((now_s - self._begins_s, sum(self._running.values())))
             if phase == "measure":
-                self._stop_early(now_s, ask=now_s >= looked_s + REPORT_S)
-                looked_s = now_s if now_s >= looked_s + REPORT_S else looked_s
+                self._stop_early(now_s, look=look)
 
     def measurement(self) -> Measurement:
         """Return what a batch that has run measured."""
@@ -180,6 +190,7 @@ class _Batch:
             client=client,
             errors=errors,
             delivered=delivered,
+            oversaturated=self._oversaturated,
             stopped=self._stopped,
         )
 
@@ -198,45 +209,63 @@ class _Batch:
             self._exhausted.add(index)
         for finished in message.finished:
             self._finished.append(finished)
+            if finished.due_s >= self._opens_s:
+                self._ends.append(finished.end_s)
+                if finished.error is not None:
+                    self._failures.append(finished.end_s)
             if finished.error is not None:
                 self._failed += 1
                 continue
             self._succeeded += 1
             self._tokens += finished.output_tokens
+            self._filled_s = min(self._filled_s, finished.end_s - self._begins_s)
             if finished.arrivals and finished.sent_s is not None:
-                self._recent.append(np.frombuffer(finished.arrivals, count=1)[0] - finished.sent_s)
+                first_s = float(np.frombuffer(finished.arrivals, count=1)[0])
+                self._recent.append(first_s - finished.sent_s)
+                self._ttfts.append((finished.due_s - self._begins_s, first_s - finished.due_s))
 
     def _phase(self, now_s: float) -> Phase:
         if now_s < self._opens_s:
             return "warm-up"
         return "measure" if now_s < self._closes_s else "drain"
 
-    def _stop_early(self, now_s: float, *, ask: bool) -> None:
+    def _stop_early(self, now_s: float, *, look: bool) -> None:
         """Close the window when one of the conditions has come about, at the moment it did."""
-        workload = self._workload
-        ended = [f for f in self._finished if f.due_s >= self._opens_s]
-        failed = [f.end_s for f in ended if f.error is not None]
+        workload, ended, failed = self._workload, self._ends, self._failures
         if len(self._exhausted) == self._fleet.size:
             self._close(max((f.end_s for f in self._finished), default=now_s), "")
         elif workload.max_requests is not None and len(ended) >= workload.max_requests:
-            self._close(sorted(f.end_s for f in ended)[workload.max_requests - 1], "")
+            self._close(sorted(ended)[workload.max_requests - 1], "")
         elif workload.max_errors is not None and len(failed) >= max(workload.max_errors, 1):
-            self._close(sorted(failed)[max(workload.max_errors, 1) - 1], f"{len(failed)} requests failed (stop.errors)")
+            reason = f"{len(failed)} requests failed (stop.errors)"
+            self._close(sorted(failed)[max(workload.max_errors, 1) - 1], reason)
         elif (
             workload.max_error_share is not None
             and len(ended) >= FEW_REQUESTS
             and len(failed) > workload.max_error_share * len(ended)
         ):
             self._close(now_s, f"{len(failed)} of {len(ended)} requests failed (stop.error_share)")
-        elif ask and self._enough is not never:
-            samples = tuple(self._sample(finished) for finished in ended)
+        elif look and self._level.shape == "rate" and workload.stop_oversaturated and self._fell_behind(now_s):
+            self._close(now_s, "over-saturated", abandon=True)
+        elif look and self._enough is not never:
+            samples = tuple(self._sample(f) for f in self._finished if f.due_s >= self._opens_s)
             if reason := self._enough(samples, now_s - self._opens_s):
                 self._close(now_s, reason)
 
-    def _close(self, closes_s: float, reason: str) -> None:
+    def _fell_behind(self, now_s: float) -> bool:
+        self._oversaturated = oversaturation(
+            self._in_flight,
+            self._ttfts,
+            now_s - self._begins_s,
+            rate=self._level.value,
+            filled_s=self._filled_s,
+        )
+        return bool(self._oversaturated)
+
+    def _close(self, closes_s: float, reason: str, *, abandon: bool = False) -> None:
         self._closes_s = min(self._closes_s, closes_s)
         self._stopped = reason
-        self._fleet.tell(Close(self._closes_s))
+        self._fleet.tell(Close(self._closes_s, abandon))
 
     def _delivered(self, samples: Sequence[Sample], window_s: float) -> float:
         """Return the share of the load asked for that the server got."""

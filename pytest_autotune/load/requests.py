@@ -45,6 +45,7 @@ class _Draw(IntEnum):
     OUTPUT = 1001
     GROUP = 1002
     TURNS = 1003
+    PLACE = 1004  # of a batch: one for all its requests
 
 
 class Requests:
@@ -52,8 +53,9 @@ class Requests:
 
     Equal seeds give equal requests but for the ids, which carry the batch's `name`: engines refuse an id
     that an aborted request of an earlier batch still has. Prompts are distinct as `Prompts` says, but for
-    what the workload shares: prefixes of groups, blocks of rows, texts of a dataset. When rows start again
-    from the first, blocks are made anew, so that a replayed trace does not meet its own cache.
+    what the workload shares: prefixes of groups, blocks of rows, texts of a dataset. Texts are taken in
+    their order from a place that the seed says, so that short batches send different ones. When rows start
+    again from the first, blocks are made anew, so that a replayed trace does not meet its own cache.
 
     A prompt goes as token ids where the target takes them and no text of others is part of it. As
     text it is so many common words, less what the server's template adds. A prompt that is no longer than
@@ -76,6 +78,9 @@ class Requests:
         self._as_ids = target.token_ids and target.api in ("completions", "embeddings") and not self.conversational
         self._prompts = Prompts(workload.seed, as_ids=self._as_ids)
         self._order = array("Q", range(len(workload.rows)))
+        self._start = 0
+        if not workload.times_s and any(row.text is not None or row.turns for row in workload.rows):
+            self._start = int(quantile_of(workload.seed, 0, _Draw.PLACE) * len(workload.rows))
         if workload.shuffle:
             random.Random(workload.seed).shuffle(self._order)  # noqa: S311 -- an order is no secret
         self._head = head_of(target, streamed=self._generates)
@@ -185,7 +190,7 @@ class Requests:
         """Return the row of a request, and how often all rows were taken before."""
         if not self._order:
             return _MADE_UP, 0
-        cycle, place = divmod(number, len(self._order))
+        cycle, place = divmod(self._start + number, len(self._order))
         return self._workload.rows[self._order[place]], cycle
 
     def _turns(self, number: int, row: Row) -> int:

@@ -29,6 +29,7 @@ class Close(NamedTuple):
     """Close the window at this time, which may have passed."""
 
     closes_s: float
+    abandon: bool = False  # what is in flight: its end changes nothing any more
 
 
 # From a worker
