@@ -79,7 +79,7 @@ def run(
         text = output.read()
     wall_s = time.monotonic() - began
     if process.returncode:
-        ending = "\n".join((log.read_text() + text).splitlines()[-15:])
+        ending = "\n".join((log.read_text() + text).splitlines()[-5:])
         raise ClientError(f"exit status {process.returncode} after {wall_s:.0f} s (limit {timeout_s:.0f} s)\n{ending}")
     return Finished(text, used.ru_utime + used.ru_stime, wall_s, peak)
 
