@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_autotune.errors import AutotuneError
@@ -19,9 +19,18 @@ from pytest_autotune.errors import AutotuneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_autotune.load.generator import Api
+
 _logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 64 * 2**20  # of one answer; a metrics page of a large server has a few megabytes
+_SMALLEST: dict[Api, tuple[str, dict[str, Any], str]] = {  # path, what is asked, what an answer must have
+    "completions": ("/v1/completions", {"prompt": "Hello"}, "choices"),
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}, "choices"),
+    "embeddings": ("/v1/embeddings", {"input": "Hello"}, "data"),
+    "rerank": ("/v1/rerank", {"query": "Hello", "documents": ["Hello"]}, "results"),
+}
+_WANTED = {"choices": "a choice", "data": "an embedding", "results": "a ranking"}
 _SHOWN = 200  # characters of an answer in an error
 
 
@@ -88,6 +97,7 @@ class Control:
     url: str  # base URL without trailing slash and without /v1
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a key
     timeout_s: float = 10.0
+    verify_tls: bool = True
 
     def health(self, path: str = "/health") -> Answer:
         """Ask for the health page; anything but 200 is an error."""
@@ -109,19 +119,18 @@ class Control:
         model: str,
         max_tokens: int = 2,
         *,
-        api: Literal["completions", "chat"] = "completions",
+        api: Api = "completions",
         timeout_s: float | None = None,
     ) -> Answer:
-        """Ask for one short generation, not streamed; an answer without a choice is an error."""
-        request: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0, "stream": False}
-        if api == "chat":
-            path, request["messages"] = "/v1/chat/completions", [{"role": "user", "content": "Hello"}]
-        else:
-            path, request["prompt"] = "/v1/completions", "Hello"
+        """Ask for one short generation, not streamed, embedding or ranking; an answer without one is an error."""
+        path, of_api, wanted = _SMALLEST[api]
+        request = {"model": model, **of_api}
+        if wanted == "choices":
+            request |= {"max_tokens": max_tokens, "temperature": 0, "stream": False}
         answer = self.call("POST", path, request, timeout_s=timeout_s)
         document = answer.json()
-        if not isinstance(document, dict) or not document.get("choices"):
-            raise answer.error(f"answered without a choice: {answer.excerpt()}")
+        if not isinstance(document, dict) or not document.get(wanted):
+            raise answer.error(f"answered without {_WANTED[wanted]}: {answer.excerpt()}")
         return answer
 
     def reset_prefix_cache(self, path: str = "/reset_prefix_cache") -> Answer:
@@ -142,7 +151,7 @@ class Control:
         status: int | None = None
         refused = False
         try:
-            with _connect(self.url, deadline) as connection:
+            with _connect(self.url, deadline, verify_tls=self.verify_tls) as connection:
                 connection.sendall(self._request(method, path, document, trace_id))
                 with http.client.HTTPResponse(_Deadlined(connection, deadline), method=method) as response:  # type: ignore[arg-type]
                     response.begin()
@@ -201,7 +210,7 @@ class _Deadlined(io.RawIOBase):
         return self._connection.recv_into(buffer)
 
 
-def _connect(url: str, deadline: float) -> socket.socket:
+def _connect(url: str, deadline: float, *, verify_tls: bool) -> socket.socket:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host = parts.hostname or ""
@@ -211,7 +220,11 @@ def _connect(url: str, deadline: float) -> socket.socket:
         connection.settimeout(_left(deadline))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
-            return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+            context = ssl.create_default_context()
+            if not verify_tls:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            return context.wrap_socket(connection, server_hostname=host)
     except BaseException:  # Ctrl-C too: until it is returned nobody else closes the socket
         connection.close()
         raise

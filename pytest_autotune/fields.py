@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
 from pytest_autotune import units
 from pytest_autotune.problems import Collector, Problem, Problems
@@ -19,6 +19,12 @@ SETTING = r"^[A-Za-z_][A-Za-z0-9_.-]*$"  # name of a parameter or fixed setting
 SUITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"  # also names files
 IDENTIFIER = r"^[a-z][a-z0-9_-]*$"  # of an engine or deployer, which plugins may add
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"  # of the environment
+
+
+class Block(BaseModel):
+    """A block of a suite file: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
 
 
 def as_written(read: Callable[[Any], Any]) -> BeforeValidator:
@@ -38,6 +44,15 @@ def read_mapping(value: Any, *, keys: Sequence[str] = ()) -> Mapping[str, Value]
         raise ValueError(f"{show(value)} is not a mapping of keys to values")
     if keys and not value.keys() <= set(keys):
         raise Problems([Problem((key,), unknown_key(key, keys)) for key in value if key not in keys])
+    return value
+
+
+def read_list(value: Any) -> Any:
+    """Return a list of blocks, for what reads each of them."""
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is not a list")
+    if not value:
+        raise ValueError("an empty list says nothing; remove the key")
     return value
 
 

@@ -66,8 +66,8 @@ def _none(selection: Selection) -> str:
     if selection.closest is not None:
         closest = selection.closest
         return (
-            f"No configuration meets the SLO: the binding limit is {closest.check} at concurrency "
-            f"{closest.batch.level.concurrency} in {settings(closest.trial.trial.configuration)}. "
+            f"No configuration meets the SLO: the binding limit is {closest.check} at "
+            f"{closest.batch.level.words} in {settings(closest.trial.trial.configuration)}. "
             "Relax that limit, add a lower load level, or widen the parameters."
         )
     outcomes = Counter(str(judged.status) for judged in finished)

@@ -68,7 +68,7 @@ class Trial(pytest.Collector):
         config: pytest.MarkDecorator = pytest.mark.config
         values: dict[str, Any] = {n.replace("-", "_"): _markable(v) for n, v in self.slot.parameters.items()}
         if level is not None:
-            values["concurrency"] = level.concurrency
+            values[level.shape] = _markable(level.number)
         return config.with_args(**values)
 
     @property
@@ -123,7 +123,7 @@ class BatchItem(pytest.Item):
 
     def setup(self) -> None:
         """Measure the batch, or read its record."""
-        _describe(self, self.trial.claimed, concurrency=self.level.concurrency)
+        _describe(self, self.trial.claimed, **{self.level.shape: self.level.number})
         self.measured = measured = _measure(self.trial, self.level)
         self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(measured.record.metrics.items())]
         if measured.verdict.status is Status.FAILED:

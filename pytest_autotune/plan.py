@@ -10,10 +10,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines.validation import unknown_flags
+from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.hardware import fingerprint
-from pytest_autotune.samples import Level
+from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.search import Observation, failure_value, suggest
 from pytest_autotune.selection import judge_trial
+from pytest_autotune.slo import Status
 from pytest_autotune.space import label
 from pytest_autotune.trial import Plan, Slot
 
@@ -33,8 +35,10 @@ DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     """Look the engine up on this machine and settle what identifies the suite's measurements.
 
-    Raises `SuiteError` for a setting that the installed engine does not know.
+    Raises `SuiteError` for a setting that the installed engine does not know, and for a file of the
+    load that cannot be read.
     """
+    _check_files(suite)
     installed = engine.inspect(suite)
     problems = unknown_flags(suite, installed)
     if problems:
@@ -49,7 +53,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         nodeid=nodeid,
         study=study,
         slots=tuple(_slots(suite)),
-        levels=tuple(Level(concurrency) for concurrency in suite.load.concurrency),
+        levels=levels_of(suite.load),
     )
 
 
@@ -65,7 +69,23 @@ def _slots(suite: Suite) -> Iterator[Slot]:
 
 def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
     """Say what this machine lacks to run the suite, one sentence each; start nothing."""
-    return (*plan.installed.missing, *_missing_disk(output))
+    suite = plan.suite
+    return (*plan.installed.missing, *lacking(suite.load, suite.path.parent), *_missing_disk(output))
+
+
+def _check_files(suite: Suite) -> None:
+    """Read the files of the load now, while a mistake in them costs nothing yet."""
+    directory = suite.path.parent
+    try:
+        files = files_of(suite.load, directory)
+    except MissingRequirement:
+        return  # which `missing_requirements` tells
+    for key, path in files.items():
+        if not path.exists():
+            raise suite.error(
+                f"there is no file {path}; a relative path counts from the suite's file", "load", key, "file"
+            )
+    rows_of(suite.load, directory)
 
 
 def _missing_disk(output: Path) -> tuple[str, ...]:
@@ -105,7 +125,9 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     batch = judged.best or judged.least_violating
     crash = 0.0
     margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
-    if batch is None:
+    if judged.status is Status.VIOLATING and batch is None:
+        pass  # no limit was missed, but no level complies: the server fell behind, or a check of the user's own failed
+    elif batch is None:
         budget_s = suite.timeouts.start_s + suite.timeouts.ready_s
         crash = failure_value(elapsed_s=trial.elapsed_s or 0.0, budget_s=budget_s, text=f"{trial.cause} {trial.reason}")
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_autotune import benchmark as load_benchmark
 from pytest_autotune.settings import Settings, add_options
 from pytest_autotune.stash import NOT_SEARCHED, WORKER_RUN_ID, run_of, settings_key, settings_of, summary_key
 
@@ -36,13 +37,19 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Resolve the settings; with --autotune also begin the run."""
-    config.addinivalue_line("markers", "config(**parameters): parameters and concurrency of a trial's items")
+    """Resolve the settings and offer the fixture `benchmark`; with --autotune also begin the run."""
+    config.addinivalue_line("markers", "config(**parameters): parameters and load level of a trial's items")
     config.stash[settings_key] = settings = Settings.from_pytest(config)
+    load_benchmark.offer(config)
     if settings.active:
         from pytest_autotune import searching
 
         searching.begin(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say whose fixture `benchmark` is where two plugins have one."""
+    return load_benchmark.header(config)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

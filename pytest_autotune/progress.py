@@ -50,7 +50,8 @@ class Standing:
             for record in finished
         ]
         best = select(judged).best
-        planned_s = len(plan.levels) * (suite.load.warmup_s + suite.load.duration_s)
+        batch_s = suite.load.planned_warmup_s + (suite.load.planned_duration_s or suite.load.duration_s)
+        planned_s = len(plan.levels) * batch_s
         elapsed = [record.elapsed_s for record in finished if record.elapsed_s is not None]
         per_trial_s = sum(elapsed) / len(elapsed) if elapsed else planned_s
         return cls(

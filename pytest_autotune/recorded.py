@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import DeployError, Infeasible
@@ -10,7 +10,10 @@ from pytest_autotune.slo import Status, request_limits
 from pytest_autotune.statistics import summarise
 
 if TYPE_CHECKING:
-    from pytest_autotune.records import TrialRecord
+    from collections.abc import Mapping, Sequence
+
+    from pytest_autotune.records import BatchRecord, Interval, TrialRecord
+    from pytest_autotune.samples import Sample
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
 
@@ -36,26 +39,37 @@ def failure_of(record: TrialRecord) -> DeployError | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the requests of a batch come to."""
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+
+
+def figures_of(
+    samples: Sequence[Sample], window_s: float, suite: Suite, *, gpus: int, delivered: float | None
+) -> Figures:
+    """Return the metrics that a suite needs, and how sure they are; `delivered` is the load generator's own figure."""
+    from pytest_autotune.intervals import confidence_intervals
+
+    limits, also = request_limits(suite.slo), suite.extra_metrics()
+    metrics = summarise(samples, window_s, gpus=gpus, request_limits=limits, also=also, delivered=delivered)
+    intervals = confidence_intervals(samples, window_s, gpus=gpus, request_limits=limits, also=also)
+    return Figures(metrics, intervals)
+
+
 def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
     """Return a recorded trial with its metrics computed anew from its stored samples.
 
     Goodput and unusual percentiles depend on the suite's limits, which may have changed since.
     """
-    limits, also = request_limits(suite.slo), suite.extra_metrics()
-    batches = tuple(
-        replace(
-            batch,
-            metrics=summarise(
-                store.samples(trial.id, batch.level),
-                batch.window_s,
-                gpus=trial.gpus,
-                request_limits=limits,
-                also=also,
-                delivered=batch.metrics.get("delivered"),  # the load generator's figure: samples cannot tell
-            ),
-        )
-        if batch.status == "measured"
-        else batch
-        for batch in trial.batches
-    )
-    return replace(trial, batches=batches)
+    return replace(trial, batches=tuple(_restated(batch, trial, suite, store) for batch in trial.batches))
+
+
+def _restated(batch: BatchRecord, trial: TrialRecord, suite: Suite, store: Store) -> BatchRecord:
+    if batch.status != "measured":
+        return batch
+    samples = store.samples(trial.id, batch.level)
+    figures = figures_of(samples, batch.window_s, suite, gpus=trial.gpus, delivered=batch.delivered)
+    return replace(batch, metrics=figures.metrics, intervals=figures.intervals)

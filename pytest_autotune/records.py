@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pytest_autotune.samples import ClientHealth, Level
     from pytest_autotune.slo import Status
     from pytest_autotune.space import Configuration, Value
+
+Interval = tuple[float | None, float | None]  # None: the data gives no bound on that side
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class BatchRecord:
     reason: str = ""  # why it failed or died
     cause: str = ""  # CauseKind value when it died
     failed_checks: tuple[str, ...] = ()  # "name: problem" for each check of a Python suite that failed on it
+    delivered: float = 1.0  # share of the load asked for that reached the server
+    oversaturated: str = ""  # how the server fell behind an open loop without bound; empty when it did not
+    stopped: str = ""  # why the window closed before its time
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics, at 95 % confidence
+    remarks: tuple[str, ...] = ()  # what the reader of the numbers should know: a batch that was not steady
 
 
 @dataclass(frozen=True, slots=True)

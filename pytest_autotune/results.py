@@ -15,6 +15,7 @@ from pytest_autotune.engines.requirements import environment_of
 from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
+from pytest_autotune.load.plan import secrets_of
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
@@ -115,6 +116,7 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
         recorded=sum(trial.run_id != run.id for trial in history),
         address=None if best is None else _address(best.trial),
         env=_server_env(plan),
+        keys=_keys(plan),
         environment=environment,
         gpu=_gpus(environment),
         commit=str(environment.get("git", {}).get("revision", "")),
@@ -127,6 +129,14 @@ def _server_env(plan: Plan) -> dict[str, str]:
         return environment_of(plan.suite)
     except MissingRequirement:
         return {}
+
+
+def _keys(plan: Plan) -> tuple[str, ...]:
+    """The secrets that the load sends; nothing when one of their variables is not set any more."""
+    try:
+        return secrets_of(plan.suite.load)
+    except MissingRequirement:
+        return ()
 
 
 def _gpus(environment: Mapping[str, Any]) -> str:

@@ -140,9 +140,15 @@ class Run:
 
     def missing(self, plan: Plan) -> tuple[str, ...]:
         """Say what this machine lacks for the plan, one sentence each."""
+        from pytest_autotune.errors import MissingRequirement
         from pytest_autotune.plan import missing_requirements
 
-        return missing_requirements(plan, self.settings.output)
+        missing = missing_requirements(plan, self.settings.output)
+        try:
+            self._generator(plan.suite)
+        except MissingRequirement as error:
+            missing = (*missing, str(error))
+        return missing
 
     def how_to_start(self, path: Path) -> str:
         """Say what to do about a suite that is not searched in this run."""
@@ -238,6 +244,11 @@ class Run:
         generator: LoadGenerator | None = self.config.hook.pytest_autotune_load_generator(suite=suite)
         if generator is not None:
             return generator
+        if suite.load.generator != "builtin":
+            from pytest_autotune.engines.requirements import generator_interpreter_of
+            from pytest_autotune.load.others import generator_named
+
+            return generator_named(suite.load.generator, python=generator_interpreter_of(suite))
         from pytest_autotune.load.http import HttpLoad
 
         return HttpLoad()

@@ -40,6 +40,16 @@ class Level:
         return int(self.value) if self.shape == "concurrency" else None
 
     @property
+    def number(self) -> float:
+        """The value, as an `int` when it is whole."""
+        return int(self.value) if self.value == int(self.value) else self.value
+
+    @property
+    def words(self) -> str:
+        """The level in a sentence: ``concurrency 8``, ``rate 5/s``."""
+        return str(self).replace("=", " ")
+
+    @property
     def open_loop(self) -> bool:
         """Whether requests are sent by the clock, not by the end of earlier ones."""
         return self.shape in ("rate", "burst", "replay")

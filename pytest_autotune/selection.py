@@ -104,8 +104,8 @@ class JudgedTrial:
         if self.best is None or self.best.score is None:
             return ""
         return (
-            f"{title(self.metric)} {quantity(self.metric, self.best.score)} from concurrency "
-            f"{self.best.level.concurrency} ({self.coverage})"
+            f"{title(self.metric)} {quantity(self.metric, self.best.score)} from "
+            f"{self.best.level.words} ({self.coverage})"
         )
 
     @property
@@ -219,22 +219,41 @@ def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
     )
 
 
-def why_not_measured(batch: JudgedBatch) -> str:
+def why_not_measured(record: BatchRecord) -> str:
     """Say why a batch that failed or died has no numbers: ``out of memory: ...``."""
-    cause, reason = batch.record.cause, batch.record.reason
+    cause, reason = record.cause, record.reason
     if cause and not reason.startswith(cause):
         return f"{cause}: {reason}" if reason else cause
-    return reason or batch.record.status
+    return reason or record.status
+
+
+def judge_record(record: BatchRecord, limits: Sequence[Limit], *, steepness: float) -> Verdict:
+    """Return the verdict of a batch: by its limits, and by what else makes it not compliant."""
+    if record.status != "measured":
+        return Verdict(
+            Status.INFEASIBLE if record.cause in _FINDINGS else Status.FAILED, reason=why_not_measured(record)
+        )
+    verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record))
+    if any(check.limit.metric == "delivered" and check.breach == "hard" for check in verdict.checks):
+        verdict = replace(verdict, reason=f"{verdict.reason} ({_shortfall(record)})")
+    if record.oversaturated and record.requests:
+        # A queue that grows without bound has no latency: what was measured is that of its beginning.
+        others = f"; {verdict.reason}" if verdict.reason else ""
+        verdict = replace(verdict, status=Status.VIOLATING, reason=f"over-saturated: {record.oversaturated}{others}")
+    if record.failed_checks and verdict.status is Status.COMPLIANT:
+        verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
+    return verdict
+
+
+def _shortfall(record: BatchRecord) -> str:
+    level, share = record.level, record.delivered
+    if level.shape == "rate":
+        return f"asked for {level.number:g} requests/s, {share * level.value:.3g} reached the server"
+    return f"of the {level.words} that was asked for, {share:.1%} reached the server in time"
 
 
 def _judge_batch(record: BatchRecord, limits: Sequence[Limit], objective: Objective, steepness: float) -> JudgedBatch:
-    if record.status != "measured":
-        status = Status.INFEASIBLE if record.cause in _FINDINGS else Status.FAILED
-        batch = JudgedBatch(record, Verdict(status), None, None)
-        return JudgedBatch(record, Verdict(status, reason=why_not_measured(batch)), None, None)
-    verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record))
-    if record.failed_checks and verdict.status is Status.COMPLIANT:
-        verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
+    verdict = judge_record(record, limits, steepness=steepness)
     score = record.metrics.get(objective.metric)
     if verdict.status is not Status.COMPLIANT or score is None or not math.isfinite(score):
         return JudgedBatch(record, verdict, None, None)

@@ -40,6 +40,9 @@ class Limit:
                 raise ValueError(f"{self.metric}: {name} is {value!r}, it must be a finite number >= 0")
 
 
+DELIVERED = Limit("delivered", 0.98, floor=True)  # of a load by the clock: with less, it is another load than it says
+
+
 class Status(StrEnum):
     """Verdict of a batch or a trial."""
 

@@ -19,6 +19,7 @@ NOT_SEARCHED = "autotune.not_searched"  # property of the report that stands for
 settings_key = pytest.StashKey[Settings]()
 run_key = pytest.StashKey["Run"]()
 summary_key = pytest.StashKey[tuple[str, ...]]()  # lines for the end of the terminal output
+foreign_benchmark_key = pytest.StashKey[str]()  # the plugin that has a fixture `benchmark` beside ours
 
 
 def settings_of(config: pytest.Config) -> Settings:

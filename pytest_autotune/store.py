@@ -196,7 +196,8 @@ class Store:
             new = insert(batches).values(
                 trial_id=trial,
                 level=batch.level.name,
-                concurrency=batch.level.concurrency,
+                shape=batch.level.shape,
+                value=batch.level.value,
                 status=batch.status,
                 metrics=dict(batch.metrics),
                 client=None if batch.client is None else asdict(batch.client),
@@ -207,6 +208,11 @@ class Store:
                 reason=mask_text(batch.reason),
                 cause=batch.cause,
                 failed_checks=[mask_text(check) for check in batch.failed_checks],
+                delivered=batch.delivered,
+                oversaturated=mask_text(batch.oversaturated),
+                stopped=mask_text(batch.stopped),
+                intervals=dict(batch.intervals),
+                remarks=[mask_text(remark) for remark in batch.remarks],
             )
             key = connection.execute(new.returning(batches.c.id)).scalar_one()
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
@@ -383,7 +389,7 @@ _CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
 def _batch_record(row: Row[Any]) -> BatchRecord:
     client = row.client  # an older or newer release may know other fields
     return BatchRecord(
-        level=Level(row.concurrency),
+        level=Level(row.value, row.shape),
         status=row.status,
         metrics=row.metrics,
         client=None if client is None else ClientHealth(**{k: v for k, v in client.items() if k in _CLIENT_FIELDS}),
@@ -394,4 +400,9 @@ def _batch_record(row: Row[Any]) -> BatchRecord:
         reason=row.reason,
         cause=row.cause,
         failed_checks=tuple(row.failed_checks),
+        delivered=row.delivered,
+        oversaturated=row.oversaturated,
+        stopped=row.stopped,
+        intervals={metric: (low, high) for metric, (low, high) in row.intervals.items()},
+        remarks=tuple(row.remarks),
     )

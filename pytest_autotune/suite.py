@@ -9,64 +9,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, SkipValidation
+from pydantic import Field, InstanceOf, SkipValidation
 
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import (
     AnyText,
+    Block,
     Command,
     Count,
-    Duration,
     Env,
     Fixed,
     Flag,
     Identifier,
-    Levels,
     PositiveCount,
     PositiveDuration,
     SuiteName,
     Text,
     Url,
 )
+from pytest_autotune.load.plan import fingerprints_of
 from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
 from pytest_autotune.space import Configuration, Space
+from pytest_autotune.suite_load import LoadBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-class Block(BaseModel):
-    """A block of a suite file: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True)
+    from pytest_autotune.load.generator import Workload
 
 
-class LoadBlock(Block):
-    """`load:` what is sent, at which levels, for how long."""
-
-    prompt_tokens: PositiveCount = Field(default=512, description="Length of each prompt in tokens.")
-    output_tokens: PositiveCount = Field(default=128, description="Tokens that each request generates.")
-    concurrency: Levels = Field(
-        default=(1, 4, 16, 64),
-        description="Load levels: requests in flight at any time. One batch is measured for each.",
-        examples=[[1, 4, 16, 64], 8],
-    )
-    duration_s: PositiveDuration = Field(
-        default=30.0, alias="duration", description="How long each batch is measured, after its warm-up."
-    )
-    warmup_s: Duration = Field(
-        default=5.0, alias="warmup", description="How long each batch is loaded before it is measured."
-    )
-    max_requests: PositiveCount | None = Field(
-        default=None, description="End a batch early after so many finished requests."
-    )
-    request_timeout_s: PositiveDuration = Field(
-        default=120.0, alias="request_timeout", description="When an unanswered request counts as failed."
-    )
-    api: Literal["completions", "chat"] = Field(default="completions", description="Which OpenAI API is loaded.")
-    seed: Count = Field(default=0, description="Equal seeds send equal prompts.")
+_SENDING = ("workers", "api_key", "generator_python")  # of a load: whoever sends it, the server sees the same
 
 
 class SearchBlock(Block):
@@ -102,9 +76,10 @@ class TimeoutsBlock(Block):
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )
 
-    def for_batch(self, load: LoadBlock) -> float:
-        """Return the deadline of one batch in seconds."""
-        return self.batch_s or load.warmup_s + load.duration_s + load.request_timeout_s + 30.0
+    def for_batch(self, workload: Workload, generator: str) -> float:
+        """Return the deadline of one batch in seconds; other load generators start slowly, and some run twice."""
+        planned_s = workload.warmup_s + workload.duration_s + workload.request_timeout_s
+        return self.batch_s or (planned_s + 30.0 if generator == "builtin" else 2 * planned_s + 300.0)
 
 
 class Objective(Block):
@@ -160,7 +135,7 @@ class Plain(Block):
     gpus: Count | None = Field(
         default=None, description="GPUs that one server takes, when the engine cannot tell from its settings."
     )
-    load: LoadBlock = Field(default=LoadBlock(), description="What is sent, at which levels, for how long.")
+    load: LoadBlock = Field(default_factory=LoadBlock, description="What is sent, at which levels, for how long.")
     objective: Objective = Objective()
     search: SearchBlock = Field(default=SearchBlock(), description="How configurations are chosen.")
     timeouts: TimeoutsBlock = Field(default=TimeoutsBlock(), description="A deadline for each phase of a trial.")
@@ -209,8 +184,8 @@ class Suite(Plain):
     def measurement_key(self) -> str:
         """Return a SHA-256 over everything that changes what is measured, and nothing else.
 
-        Limits, objective, search and parameters are left out: with other limits the recorded
-        numbers still hold and are only judged anew.
+        The files of the load count by their content. Limits, objective, search and parameters are left
+        out: with other limits the recorded numbers still hold and are only judged anew.
         """
         content = self.model_dump(
             mode="json",
@@ -228,6 +203,10 @@ class Suite(Plain):
                 "load",
             },
         )
+        for name in _SENDING:
+            content["load"].pop(name, None)
+        if files := fingerprints_of(self.load, self.path.parent):
+            content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -10,13 +10,24 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, Va
 from pytest_autotune import notation
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.fields import unknown_key
+from pytest_autotune.fields import Block, unknown_key
+from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import DELIVERED, Limit
 from pytest_autotune.space import Parameter, Space, grid_size
 from pytest_autotune.spelling import misspelled, nearest, show
-from pytest_autotune.suite import Block, LoadBlock, Objective, Plain, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_load import (
+    ColumnsBlock,
+    ConversationBlock,
+    DatasetBlock,
+    LoadBlock,
+    PrefixBlock,
+    ReplayBlock,
+    StageBlock,
+    StopBlock,
+)
 from pytest_autotune.yaml_source import Source, read_yaml
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ _RESERVED = {
     **dict.fromkeys(("model", "model_name"), "is a key of the suite itself; write it at the top level"),
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
+_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput")
 _NEED_MODEL = ("vllm", "sim")
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
@@ -60,7 +72,9 @@ class SuiteFile(Plain):
         examples=[["max-num-batched-tokens >= max-num-seqs"]],
     )
     slo: Annotated[Limits, PlainValidator(notation.read_limits), WithJsonSchema({"type": "object"})] = Field(
-        default=Limits(()), description="Limits that every batch must keep. Without error_rate, 1% is its limit."
+        default=Limits(()),
+        description="Limits that every batch must keep. Without error_rate, 1% is its limit; without delivered, "
+        "98% is that of a load with a rate, a burst or a trace.",
     )
     objective: Annotated[Objective, BeforeValidator(_objective), WithJsonSchema(notation.OBJECTIVE_SCHEMA)] = Field(
         default=Objective(),
@@ -72,6 +86,13 @@ class SuiteFile(Plain):
 _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
     (): SuiteFile,
     ("load",): LoadBlock,
+    ("load", "stages"): StageBlock,
+    ("load", "replay"): ReplayBlock,
+    ("load", "dataset"): DatasetBlock,
+    ("load", "dataset", "columns"): ColumnsBlock,
+    ("load", "prefix"): PrefixBlock,
+    ("load", "conversation"): ConversationBlock,
+    ("load", "stop"): StopBlock,
     ("search",): SearchBlock,
     ("timeouts",): TimeoutsBlock,
 }
@@ -80,7 +101,8 @@ _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
 def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metrics: Collection[str] = ()) -> Suite:
     """Read and validate a suite file; raise `SuiteError` naming file, line, value, what is allowed and the remedy.
 
-    A suite without a limit on `error_rate` gets one of 1 %. Constraints may name what the suite
+    A suite without a limit on `error_rate` gets one of 1 %, and one whose requests are sent by the
+    clock gets one of 98 % on `delivered` in the same way. Constraints may name what the suite
     does not set: with `known_flags` (of the installed engine) only those, without it anything
     that is not an evident typo. `metrics` are objectives beyond the built-in ones.
     """
@@ -94,6 +116,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
         raise _first(_translate(error), source, path) from None
     collector = Collector()
     _check_engine(file, collector)
+    _check_metrics(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
     constraints = _read_constraints(file, known_flags, collector)
@@ -107,11 +130,14 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
 
 def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
     limits, steepness = file.slo
-    if not any(limit.metric == ERROR_RATE.metric for limit in limits):
-        limits = (*limits, ERROR_RATE)
+    for implicit in (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,):
+        if not any(limit.metric == implicit.metric for limit in limits):
+            limits = (*limits, implicit)
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
         shared["deploy"] = "endpoint"
+    if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
+        shared["objective"] = Objective(metric="request_throughput")
     if steepness is not None:
         shared["steepness"] = steepness
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
@@ -150,11 +176,18 @@ def _translate(error: ValidationError) -> list[Problem]:
 
 
 def _keys(where: tuple[str | int, ...]) -> list[str]:
-    return [field.alias or name for name, field in _BLOCKS[where].model_fields.items()]
+    return [field.alias or name for name, field in _block(where).model_fields.items()]
 
 
 def _choices(where: tuple[str | int, ...]) -> tuple[str, ...]:
-    return get_args(_BLOCKS[where[:-1]].model_fields[str(where[-1])].annotation)
+    annotation = _block(where[:-1]).model_fields[str(where[-1])].annotation
+    parts = (annotation, *get_args(annotation))  # a choice, or one of a union with None
+    return tuple(name for part in parts for name in get_args(part) if isinstance(name, str))
+
+
+def _block(where: tuple[str | int, ...]) -> type[Block]:
+    """Return the block that a place leads to, or an item of its list."""
+    return _BLOCKS[tuple(step for step in where if isinstance(step, str))]
 
 
 def _check_engine(file: SuiteFile, collector: Collector) -> None:
@@ -177,6 +210,22 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
         collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
     if file.engine in _NEED_MODEL and file.command:
         collector.note(("command",), f"{file.engine!r} makes its own command; remove it or write engine: command")
+
+
+def _check_metrics(file: SuiteFile, collector: Collector) -> None:
+    """Refuse limits and objectives on tokens where the api generates none."""
+    if file.load.api not in ("embeddings", "rerank"):
+        return
+    remedy = f"api: {file.load.api} generates no tokens; use e2e, request_throughput or input_throughput"
+    for limit in file.slo.limits:
+        if _of_tokens(limit.metric):
+            collector.note(("slo", limit.metric), remedy)
+    if "objective" in file.model_fields_set and _of_tokens(file.objective.metric):
+        collector.note(("objective",), remedy)
+
+
+def _of_tokens(metric: str) -> bool:
+    return metric.partition(".")[0].removesuffix(PER_GPU) in _TOKEN_METRICS
 
 
 def _check_names(file: SuiteFile, collector: Collector) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
     inspect,
     select,
+    text,
     update,
 )
 from sqlalchemy.types import TypeDecorator
@@ -145,7 +146,8 @@ batches = Table(
     Column("id", _Id, primary_key=True),
     Column("trial_id", ForeignKey(trials.c.id), nullable=False),
     Column("level", PlainText, nullable=False),
-    Column("concurrency", Integer, nullable=False),
+    Column("shape", PlainText, nullable=False),
+    Column("value", Double, nullable=False),
     Column("status", PlainText, nullable=False),
     Column("metrics", Json, nullable=False),
     Column("client", Json),
@@ -156,6 +158,11 @@ batches = Table(
     Column("reason", PlainText, nullable=False),
     Column("cause", PlainText, nullable=False),
     Column("failed_checks", Json, nullable=False, default=[]),
+    Column("delivered", Double, nullable=False),
+    Column("oversaturated", PlainText, nullable=False),
+    Column("stopped", PlainText, nullable=False),
+    Column("intervals", Json, nullable=False),
+    Column("remarks", Json, nullable=False),
     UniqueConstraint("trial_id", "level"),
 )
 
@@ -185,9 +192,25 @@ def create_tables(connection: Connection) -> None:
     METADATA.create_all(connection, checkfirst=False)
 
 
+def add_load_shapes(connection: Connection) -> None:
+    """Keep a load level by shape and value instead of a concurrency, and what else is known of a batch."""
+    for column in (
+        "shape TEXT NOT NULL DEFAULT 'concurrency'",
+        "value DOUBLE PRECISION NOT NULL DEFAULT 0",
+        "delivered DOUBLE PRECISION NOT NULL DEFAULT 1",
+        "oversaturated TEXT NOT NULL DEFAULT ''",
+        "stopped TEXT NOT NULL DEFAULT ''",
+        "intervals TEXT NOT NULL DEFAULT '{}'",
+        "remarks TEXT NOT NULL DEFAULT '[]'",
+    ):
+        connection.execute(text(f"ALTER TABLE batches ADD COLUMN {column}"))
+    connection.execute(text("UPDATE batches SET value = concurrency"))
+    connection.execute(text("ALTER TABLE batches DROP COLUMN concurrency"))
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables,)
+STEPS: tuple[Step, ...] = (create_tables, add_load_shapes)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
-from pytest_autotune.recorded import failure_of, worth_retrying
+from pytest_autotune.recorded import failure_of, figures_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
-from pytest_autotune.selection import judge_trial, slo_lines
-from pytest_autotune.slo import Status, judge, request_limits
-from pytest_autotune.statistics import measured, summarise
+from pytest_autotune.selection import judge_record, judge_trial, slo_lines
+from pytest_autotune.slo import Status
+from pytest_autotune.statistics import measured
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.deploy.server import Deployer, Server
     from pytest_autotune.engines.engine import Engine, Installed
-    from pytest_autotune.load.generator import LoadGenerator, Progress
+    from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Measurement, Sample
     from pytest_autotune.slo import Verdict
@@ -126,6 +126,7 @@ class LiveTrial:
         self._begun = time.monotonic()
         self._resources = ExitStack()
         self._server: Server | None = None
+        self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self._batches: dict[Level, BatchRecord] = {}
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -254,41 +255,35 @@ class LiveTrial:
 
     def _run_batch(self, level: Level) -> MeasuredBatch:
         server = self.server()
+        workers: int | None = self.plan.suite.load.workers
         for attempt in range(1, ATTEMPTS + 1):
-            record, samples = self._load(server, level, attempt)
+            record, samples = self._load(server, level, replace(self._workload(level, attempt), workers=workers))
             if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
                 break
             log.warning("%s %s is measured once more: %s", self.slot.name, level, record.reason)
+            if self.plan.suite.load.workers is None:
+                from pytest_autotune.load.http import more_workers
+
+                workers = more_workers(record.client.workers)
         self._bench.store.record_batch(self.record.id, record, samples)
         self._batches[level] = record
         return MeasuredBatch(record, samples, self._judge(record))
 
-    def _load(self, server: Server, level: Level, attempt: int) -> tuple[BatchRecord, tuple[Sample, ...]]:
-        """Load the server once; what comes back has not been recorded yet."""
-        from pytest_autotune.load.generator import Target, Workload
-        from pytest_autotune.load.lengths import Fixed
+    def _workload(self, level: Level, attempt: int) -> Workload:
+        from pytest_autotune.load.plan import batch_seed, workload_of
 
-        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        suite = self.plan.suite
+        # A server that was there before this run may still hold the prompts of an earlier one.
+        repetition = f"{self._bench.run_id} {self.slot.name}" if suite.deploy == "endpoint" else ""
+        seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
+        return workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
+
+    def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
+        """Load the server once; what comes back has not been recorded yet."""
+        suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
-        target = Target(
-            url=server.url,
-            model=server.model_name,
-            api=load.api,
-            token_ids=abilities.token_ids and load.api == "completions",
-            ignore_eos=abilities.ignore_eos,
-        )
-        workload = Workload(
-            prompt_tokens=Fixed(load.prompt_tokens),
-            output_tokens=Fixed(load.output_tokens),
-            duration_s=load.duration_s,
-            warmup_s=load.warmup_s,
-            request_timeout_s=load.request_timeout_s,
-            max_requests=load.max_requests,
-            # The same prompts for every trial, so that trials differ by their configuration only; other
-            # prompts for each level and attempt, so that none finds its prompts in a prefix cache.
-            seed=(load.seed * 1_000_003 + int(level.value)) * ATTEMPTS + attempt,
-        )
-        limit_s = self.plan.suite.timeouts.for_batch(load)
+        target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
+        limit_s = suite.timeouts.for_batch(workload, load.generator)
         deadline = time.monotonic() + limit_s
 
         def overdue() -> str | None:
@@ -307,26 +302,48 @@ class LiveTrial:
             return self._lost_batch(level, started_at, overdue() or str(error), server), ()
         return self._batch_record(measurement, started_at), tuple(measurement.samples)
 
-    def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
-        suite = self.plan.suite
-        metrics = summarise(
-            measurement.samples,
-            measurement.window_s,
-            gpus=self.gpus,
-            request_limits=request_limits(suite.slo),
-            also=suite.extra_metrics(),
+    def _target(self, server: Server, *, made_up: bool) -> Target:
+        """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""
+        from pytest_autotune.load.calibrate import calibrate
+        from pytest_autotune.load.generator import Target
+        from pytest_autotune.load.plan import headers_of
+
+        abilities, load = self.plan.engine.abilities, self.plan.suite.load
+        target = Target(
+            url=server.url,
+            model=server.model_name,
+            api=load.api,
+            token_ids=abilities.token_ids and load.api == "completions",
+            ignore_eos=abilities.ignore_eos,
+            headers=headers_of(load),
+            template_tokens=self._template_tokens or 0,
         )
+        if target.token_ids or not made_up or self._template_tokens is not None:
+            return target
+        calibration = calibrate(target)
+        log.info("%s: %s", self.slot.name, calibration.finding)
+        self._template_tokens = calibration.target.template_tokens
+        return calibration.target
+
+    def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
+        samples, window_s = measurement.samples, measurement.window_s
+        figures = figures_of(samples, window_s, self.plan.suite, gpus=self.gpus, delivered=measurement.delivered)
         saturated = measurement.client.saturated
         return BatchRecord(
             level=measurement.level,
             status="failed" if saturated else "measured",
-            metrics=metrics,
+            metrics=figures.metrics,
             client=measurement.client,
             errors=measurement.errors,
-            requests=len(measured(measurement.samples, measurement.window_s)),
-            window_s=measurement.window_s,
+            requests=len(measured(samples, window_s)),
+            window_s=window_s,
             started_at=started_at,
             reason=saturated or "",
+            delivered=measurement.delivered,
+            oversaturated=measurement.oversaturated,
+            stopped=measurement.stopped,
+            intervals=figures.intervals,
+            remarks=_remarks(measurement),
         )
 
     def _lost_batch(self, level: Level, started_at: datetime, reason: str, server: Server) -> BatchRecord:
@@ -363,8 +380,7 @@ class LiveTrial:
         return MeasuredBatch(record, tuple(samples), self._judge(record))
 
     def _judge(self, record: BatchRecord) -> Verdict:
-        no_data = None if record.status == "measured" else record.reason
-        return judge(record.metrics, self.plan.suite.slo, steepness=self.plan.suite.steepness, no_data=no_data)
+        return judge_record(record, self.plan.suite.slo, steepness=self.plan.suite.steepness)
 
     def _settle(self) -> None:
         store, suite = self._bench.store, self.plan.suite
@@ -387,6 +403,15 @@ class LiveTrial:
         store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
         self.record = store.trial(self.record.id)
         self._bench.finished(self.record)
+
+
+def _remarks(measurement: Measurement) -> tuple[str, ...]:
+    """Say whether a load that is level itself met a server in a steady state."""
+    from pytest_autotune.steadiness import steady
+
+    if measurement.level.shape not in ("concurrency", "rate"):
+        return ()
+    return (f"steady state: {steady(measurement.samples, measurement.window_s)}",)
 
 
 def _failed(record: BatchRecord) -> BenchmarkError:

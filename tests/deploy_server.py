@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if "die-on-request" in BEHAVIOUR:
             os._exit(7)
-        if "needs-key" in BEHAVIOUR:
+        if "needs-key" in BEHAVIOUR and self.headers.get("Authorization") != "Bearer sesame-open":
             return self.answer(401, {"error": "Unauthorized"})
         if "no-generation" in BEHAVIOUR:
             return self.answer(500, {"error": "engine"})

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.server import Launch
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
+from pytest_autotune.suite import LoadBlock
 
 SCRIPT = Path(__file__).with_name("deploy_server.py")
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,7 @@ class ScriptEngine:
         return {"lines": len(log.splitlines())}
 
 
-def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None):
+def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None, load=None):
     return SimpleNamespace(
         name="chat",
         env=env or {},
@@ -58,7 +59,7 @@ def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=N
         url=url,
         path=Path("chat.yaml"),
         timeouts=SimpleNamespace(start_s=start_s, ready_s=ready_s, stop_s=stop_s),
-        load=SimpleNamespace(api="completions"),
+        load=load or LoadBlock(),
     )
 
 

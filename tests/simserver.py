@@ -87,6 +87,7 @@ def sim_server(*arguments):
             log.append(line)
             if "Application startup complete." in line:
                 break
+        watchdog.cancel()
         yield SimServer(process, log)
     finally:
         watchdog.cancel()

@@ -382,7 +382,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "load: {api: chats}\n",
-        "chat.yaml:4: load.api: 'chats' is not one of completions, chat (did you mean 'chat'?)",
+        "chat.yaml:4: load.api: 'chats' is not one of completions, chat, embeddings, rerank (did you mean 'chat'?)",
         id="unknown api",
     ),
     pytest.param(

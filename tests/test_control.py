@@ -110,6 +110,26 @@ def test_one_generation_is_asked_for(serve, api, path, key):
     assert request[key]
 
 
+@pytest.mark.parametrize(
+    ("api", "path", "key", "answer", "problem"),
+    [
+        ("embeddings", "/v1/embeddings", "input", {"data": [{"embedding": [0.1]}]}, "without an embedding"),
+        ("rerank", "/v1/rerank", "documents", {"results": [{"index": 0}]}, "without a ranking"),
+    ],
+)
+def test_what_generates_nothing_is_asked_for_what_it_does(serve, api, path, key, answer, problem):
+    server = serve(200, answer)
+    Control(server.url).generate("m", 4, api=api)
+    head, body = server.asked[0]
+    assert head.startswith(f"POST {path} HTTP/1.1")
+    request = json.loads(body)
+    assert request["model"] == "m"
+    assert request[key]
+    assert "max_tokens" not in request
+    with pytest.raises(ControlError, match=problem):
+        Control(serve(200, {"choices": [{}]}).url).generate("m", 4, api=api)
+
+
 def test_metrics_reset_and_health_use_the_paths_they_are_given(serve):
     server = serve(200, b"vllm:num_requests_running 3\n")
     control = Control(server.url + "/base")

@@ -14,6 +14,7 @@ from pytest_autotune.deploy import endpoint
 from pytest_autotune.deploy.endpoint import EndpointDeployer
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, SuiteError
+from pytest_autotune.suite import LoadBlock
 from tests.deployment import SCRIPT, eventually, make_launch
 
 
@@ -54,6 +55,21 @@ def test_a_running_server_is_used_and_left_running(running, tmp_path):
     assert process.poll() is None
     assert EndpointDeployer().sweep() == ()
     assert not (tmp_path / "x.log").exists()
+
+
+def test_the_key_of_the_load_opens_a_server_that_a_variable_names(running, tmp_path, monkeypatch):
+    _, url = running("needs-key")
+    monkeypatch.setenv("OUR_SERVER", url)
+    monkeypatch.setenv("OUR_KEY", "sesame-open")
+    asked = {"url": "${OUR_SERVER}", "load": LoadBlock(api_key="${OUR_KEY}")}
+    with EndpointDeployer().deploy(make_launch(tmp_path / "x.log", **asked)) as server:
+        assert server.url == url
+    monkeypatch.setenv("OUR_KEY", "another")
+    with (
+        pytest.raises(DeployError, match="answered 401"),
+        EndpointDeployer().deploy(make_launch(tmp_path / "x.log", **asked)),
+    ):
+        pass
 
 
 def test_its_death_is_noticed_without_blocking(running, tmp_path, monkeypatch):

@@ -42,6 +42,27 @@ def test_every_key_of_a_block_is_documented_with_its_default(heading):
         assert {key for key, cells in documented.items() if cells[0] == "required"} == set(SCHEMA["required"])
 
 
+def test_every_key_inside_a_load_is_documented_with_its_default():
+    documented = table(SUITES, "Inside a load")
+    inside = {}
+    for path, block in {
+        "stages": "StageBlock",
+        "replay": "ReplayBlock",
+        "dataset": "DatasetBlock",
+        "dataset.columns": "ColumnsBlock",
+        "prefix": "PrefixBlock",
+        "conversation": "ConversationBlock",
+        "stop": "StopBlock",
+    }.items():
+        definition = SCHEMA["$defs"][block]
+        for key, field in definition["properties"].items():
+            inside[f"{path}.{key}"] = "required" if key in definition.get("required", ()) else field.get("default")
+    assert documented.keys() == inside.keys()
+    for key, default in inside.items():
+        if default is not None:
+            assert documented[key][0].strip("`") == (default if default == "required" else written(default)), key
+
+
 def test_every_form_of_a_parameter_is_documented():
     forms = SCHEMA["properties"]["parameters"]["additionalProperties"]["anyOf"]
     keys = {key for form in forms for key in form.get("properties", {})}

@@ -14,7 +14,7 @@ from pytest_autotune.engines.endpoint import EndpointEngine, listed_model
 from pytest_autotune.engines.engine import Address, CauseKind
 from pytest_autotune.errors import MissingRequirement, SuiteError
 from pytest_autotune.space import Space
-from pytest_autotune.suite import Suite
+from pytest_autotune.suite import LoadBlock, Suite
 from pytest_autotune.suite_file import load_suite
 
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")
@@ -155,6 +155,7 @@ def endpoint():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            asked.append(self.headers.get("Authorization"))
             body = json.dumps({"data": [{"id": name} for name in models]}).encode()
             self.send_response(200 if self.path == "/v1/models" else 404)
             self.send_header("Content-Length", str(len(body)))
@@ -164,11 +165,11 @@ def endpoint():
         def log_message(self, *args):
             pass
 
-    models = ["org/model"]
+    models, asked = ["org/model"], []
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", models
+        yield f"http://127.0.0.1:{server.server_port}", models, asked
         server.shutdown()
         thread.join()
 
@@ -180,7 +181,7 @@ def running(url, **given):
 
 
 def test_a_running_server_is_asked_for_its_model(endpoint):
-    url, models = endpoint
+    url, models, _ = endpoint
     assert EndpointEngine().inspect(running(url)).missing == ()
     assert listed_model(running(f"{url}/v1/")) == "org/model"
     assert listed_model(running(url, model="org/model")) == "org/model"
@@ -194,13 +195,20 @@ def test_a_running_server_is_asked_for_its_model(endpoint):
     )
 
 
+def test_it_is_asked_with_the_key_of_the_load(endpoint, monkeypatch):
+    url, _, asked = endpoint
+    monkeypatch.setenv("OUR_KEY", "sesame-open")
+    assert listed_model(running(url, load=LoadBlock(api_key="${OUR_KEY}"))) == "org/model"
+    assert asked == ["Bearer sesame-open"]
+
+
 def test_a_server_that_does_not_answer_is_missing():
     (said,) = EndpointEngine().inspect(running("http://127.0.0.1:9")).missing
     assert said.startswith("no server lists its models at http://127.0.0.1:9/v1/models: ")
 
 
 def test_a_server_that_lists_nothing_is_missing(endpoint):
-    url, _ = endpoint
+    url, _, _ = endpoint
     with pytest.raises(MissingRequirement, match="no server lists its models"):
         listed_model(running(f"{url}/elsewhere"))
 

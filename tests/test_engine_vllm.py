@@ -18,7 +18,6 @@ from pytest_autotune.engines.engine import Address, CauseKind, Flag, Installed
 from pytest_autotune.engines.installation import find_installation
 from pytest_autotune.engines.registry import BUILTIN, builtin
 from pytest_autotune.engines.requirements import (
-    expand,
     interpreter_of,
     least_download,
     missing_disk,
@@ -31,6 +30,7 @@ from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.space import Choice, Constraint, Integer, Space
 from pytest_autotune.suite import Suite
 from pytest_autotune.suite_file import load_suite
+from pytest_autotune.variables import expand
 
 LOGS = Path(__file__).parent / "data" / "vllm"
 ADDRESS = Address("127.0.0.1", 8123, "chat-7f3a")

@@ -24,7 +24,8 @@ KEPT_UP = {"lag_p50_s": 0.0006, "lag_tail_s": 0.004, "send_tail_s": 0.001, "ttft
         {"lag_p50_s": 0.0019, "tpot_s": 0.0001},
         {"lag_p50_s": 0.02, "tpot_s": None},
         {"ttft_s": None, "tpot_s": None},
-        {"held": 0.981},
+        {"held": 0.981, "turn_s": 0.01},
+        {"held": 0.5, "turn_s": 0.0009},
     ],
     ids=str,
 )
@@ -42,7 +43,14 @@ def test_a_client_that_kept_up_is_no_bottleneck(change):
         ({"send_tail_s": 0.03}, "it sent requests 30 ms late (p99, limit 25 ms)"),
         ({"lag_p50_s": 0.006}, "it read what had arrived 6 ms late (p50, limit 5 ms)"),
         ({"lag_p50_s": 0.0022, "tpot_s": 0.0005}, "it read what had arrived 2.2 ms late (p50, limit 2 ms)"),
-        ({"held": 0.97}, "it kept 97.0% of its streams busy (limit 98%)"),
+        (
+            {"held": 0.97, "turn_s": 0.002},
+            "it kept 97.0% of its streams busy, with 2 ms between two requests (limit 98%)",
+        ),
+        (
+            {"without_socket": 3},
+            "it had no socket for 3 requests (raise ulimit -n, or net.ipv4.ip_local_port_range)",
+        ),
     ],
 )
 def test_a_late_client_is_a_bottleneck(change, message):
@@ -81,7 +89,7 @@ def test_a_saturated_client_says_what_it_was_and_what_to_do():
     text = judge(health([0.2] * 100, cpu_s=9.9)).saturated
     assert text.startswith("client saturated: it read what had arrived 200 ms late (p99, limit 25 ms) at ")
     assert "at concurrency=512, with 1 worker of which the busiest used 0.99 of a core" in text
-    assert "raise load.workers" in text
+    assert "use more workers" in text
 
 
 def test_a_clock_that_was_set_makes_the_batch_invalid():

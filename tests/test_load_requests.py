@@ -205,6 +205,12 @@ def test_rerank_asks_for_distinct_documents_that_make_pairs_of_the_length_asked_
     assert (request.prompt_tokens, request.output_tokens, request.streamed) == (7 * tokens, 0, False)
 
 
+def test_a_rerank_query_has_the_length_asked_for():
+    body = body_of(requests(RERANK, prompt_tokens=Fixed(30), query_tokens=Fixed(7), documents=3).build(5))
+    assert len(body["query"].split()) == 7
+    assert [len(document.split()) for document in body["documents"]] == [30, 30, 30]
+
+
 def test_rows_of_rerank_are_a_query_and_its_documents():
     body = body_of(requests(RERANK, rows=(Row(text='a "q"', turns=("ä", "b")),)).build(0))
     assert (body["query"], body["documents"]) == ('a "q"', ["ä", "b"])

@@ -123,6 +123,8 @@ def test_every_link_leads_somewhere(path):
 
 def test_every_option_exists(pytester):
     known = pytester.runpytest_subprocess("--help").stdout.str().replace("--junit-xml", "--junit-xml, --junitxml")
+    load = [sys.executable, "-m", "pytest_autotune", "load", "--help"]
+    known += subprocess.run(load, capture_output=True, text=True, check=True, timeout=60).stdout
     mentioned = {option for path in DOCUMENTS for option in re.findall(r"`(--[a-z-]+)", path.read_text())}
     mentioned |= {word.partition("=")[0] for arguments in PYTEST for word in arguments if word.startswith("--")}
     assert {"--autotune", "--autotune-fresh", "--autotune-store", "--autotune-junit"} <= mentioned

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.selection import JudgedTrial, judge_trial, select, slo_lines
-from pytest_autotune.slo import Limit, Status
+from pytest_autotune.slo import DELIVERED, Limit, Status
 from tests.make_records import Aim, batch, died, trial
 
 E2E = (Limit("e2e.p90", 5.0),)
@@ -358,3 +359,49 @@ def test_every_score_is_finite_and_comes_from_a_compliant_batch(trials):
             assert math.isfinite(judged_.rank_value)
             assert judged_.best.compliant
             assert judged_.best.rank_value == max(b.rank_value for b in judged_.batches if b.rank_value is not None)
+
+
+RATE = Level(10, "rate")
+
+
+def at_rate(delivered=1.0, oversaturated="", level=RATE, **metrics):
+    metrics = {"e2e__p90": 4.0, "output_throughput": 50.0, "delivered": delivered, **metrics}
+    return replace(batch(1, **metrics), level=level, delivered=delivered, oversaturated=oversaturated)
+
+
+@pytest.mark.parametrize(
+    ("batch_", "reason"),
+    [
+        (
+            at_rate(0.91),
+            "delivered: 91 % < 98 % (-7.1 %) (asked for 10 requests/s, 9.1 reached the server)",
+        ),
+        (
+            at_rate(0.5, level=Level(200, "burst")),
+            "delivered: 50 % < 98 % (-49 %) (of the burst 200 that was asked for, 50.0% reached the server in time)",
+        ),
+        (at_rate(oversaturated="ttft grew"), "over-saturated: ttft grew"),
+        (
+            at_rate(oversaturated="ttft grew", e2e__p90=6.0),
+            "over-saturated: ttft grew; e2e.p90: 6.0 s > 5.0 s (+20 %)",
+        ),
+    ],
+    ids=["a rate that was not delivered", "a burst that was not delivered", "over-saturated", "and slow"],
+)
+def test_a_load_that_did_not_arrive_or_grew_without_bound_is_not_compliant(batch_, reason):
+    result = judged(trial(1, batch_), [Limit("e2e.p90", 5.0), DELIVERED])
+    assert (result.status, result.best, result.capacity) == (Status.VIOLATING, None, None)
+    assert result.batches[0].verdict.reason == reason
+    assert slo_lines(result)[1] == f"[slo] {batch_.level} violates {reason}"
+
+
+def test_a_load_that_arrived_is_compliant_and_its_highest_rate_is_the_capacity():
+    batches = [at_rate(0.98, level=Level(rate, "rate")) for rate in (5, 12.5, 10)]
+    result = judged(trial(1, *batches, at_rate(0.97, level=Level(20, "rate"))), [Limit("e2e.p90", 5.0), DELIVERED])
+    assert (result.status, result.capacity) == (Status.COMPLIANT, Level(12.5, "rate"))
+    assert "from rate 12.5/s (3 of 4 batches compliant)" in result.headline
+
+
+def test_an_over_saturated_batch_that_measured_nothing_has_failed_all_the_same():
+    nothing = replace(at_rate(oversaturated="ttft grew"), requests=0, metrics={})
+    assert judged(trial(1, nothing)).status is Status.FAILED

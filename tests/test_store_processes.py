@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, func, select
 
 from pytest_autotune.store import Store
-from pytest_autotune.tables import METADATA, batches, samples, trials
+from pytest_autotune.tables import METADATA, STEPS, batches, samples, trials
 from tests.store_children import LEVELS, SLOTS
 
 pytest_plugins = ["tests.store_backends"]
@@ -103,4 +103,4 @@ def test_sixteen_processes_may_use_a_new_store_first(url):
     run_children("first_use", url)
     with Store(url) as store:
         assert {run.id for run in store.runs()} == {f"run-{index}" for index in range(16)}
-    assert query(url, select(METADATA.tables["autotune_schema"].c.version)) == [(1,)]
+    assert query(url, select(METADATA.tables["autotune_schema"].c.version)) == [(len(STEPS),)]

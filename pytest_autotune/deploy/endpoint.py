@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pytest_autotune.control import Control, ControlError
 from pytest_autotune.engines.engine import Cause, CauseKind
 from pytest_autotune.errors import DeployError, SuiteError
+from pytest_autotune.load.plan import headers_of
+from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,11 +41,13 @@ class EndpointDeployer:
     def deploy(self, launch: Launch) -> Iterator[EndpointServer]:
         """Check that the server is there, serves the model and generates; leaving does nothing to it."""
         suite, began = launch.suite, time.monotonic()
-        parts = urlsplit(suite.url or "")
+        address = expand(suite.url or "", key="url")
+        parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SuiteError(f"url: {suite.url!r} is not the address of a server (http://host:port)", path=suite.path)
-        url = (suite.url or "").rstrip("/").removesuffix("/v1")
-        control = Control(url, headers=self._headers, timeout_s=min(suite.timeouts.start_s, _ANSWER_S))
+        url = address.rstrip("/").removesuffix("/v1")
+        headers = {**self._headers, **headers_of(suite.load)}
+        control = Control(url, headers=headers, timeout_s=min(suite.timeouts.start_s, _ANSWER_S))
         try:
             launch.on_phase("start")
             _check_health(control, launch.engine.abilities.health)

@@ -18,6 +18,7 @@ from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.serverlog import ServerLog, open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.load.plan import headers_of
 from pytest_autotune.masking import mask_argv
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class LocalServer:
         self._address = address
         self._log = log
         self._cause: Cause | None = None
-        self._control = Control(self.url)
+        self._control = Control(self.url, headers=headers_of(launch.suite.load))
 
     def died(self) -> Cause | None:
         """Return why the server is gone, or None while it lives. Never blocks."""

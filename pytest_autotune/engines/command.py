@@ -12,6 +12,7 @@ from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,7 @@ def _filled(element: str, suite: Suite, *, settings: Mapping[str, Value], given:
         return given[name] if name in given else text_of(settings.get(flag_name(name)))
 
     # Variables first: a value that happens to contain ${...} is no template.
-    return _PLACEHOLDER.sub(value, requirements.expand(element, key="command"))
+    return _PLACEHOLDER.sub(value, expand(element, key="command"))
 
 
 def _executable(named: str, suite: Suite) -> str:

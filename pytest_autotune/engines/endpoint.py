@@ -7,10 +7,12 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements
+from pytest_autotune.engines import causes
 from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.load.plan import headers_of
 from pytest_autotune.spelling import nearest
+from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,11 +60,12 @@ def listed_model(suite: Suite) -> str:
 
     Raise `MissingRequirement` when it does not answer, or lists something else.
     """
-    url = requirements.expand(suite.url or "", key="url").rstrip("/").removesuffix("/v1")
+    url = expand(suite.url or "", key="url").rstrip("/").removesuffix("/v1")
     if not url.startswith(("http://", "https://")):
         raise suite.error(f"url: {url!r} does not begin with http:// or https://")
     try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=_ANSWER_S) as answer:  # noqa: S310 - checked above
+        request = urllib.request.Request(f"{url}/v1/models", headers=headers_of(suite.load))  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310 - checked above
             listed = [str(model["id"]) for model in json.load(answer)["data"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -13,6 +13,7 @@ from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.space import Choice, Space
+from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_autotune.space import Parameter, Value
     from pytest_autotune.suite import Suite
 
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
 _BYTES_PER_PARAMETER = 0.5  # 4-bit weights: the least that a download can need
@@ -30,22 +30,6 @@ _PARALLEL = (  # settings whose product is the number of GPUs, each in the spell
     ("prefill-context-parallel-size",),
     ("data-parallel-size-local", "data-parallel-size", "dp-size", "dp"),
 )
-
-
-def expand(text: str, *, key: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replace ``${NAME}`` and ``${NAME:-default}`` in the value that a suite gives for `key`.
-
-    Raise `MissingRequirement` naming the variable when it is not set, or empty, and has no default.
-    """
-    variables = os.environ if environment is None else environment
-
-    def value(match: re.Match[str]) -> str:
-        found = variables.get(match["name"]) or match["default"]
-        if found is None:
-            raise MissingRequirement(f"set {match['name']} ({key}: {text})")
-        return found
-
-    return _VARIABLE.sub(value, text)
 
 
 def environment_of(suite: Suite) -> dict[str, str]:
@@ -61,10 +45,20 @@ def interpreter_of(suite: Suite) -> str:
     """
     if suite.engine_python is None:
         return sys.executable
-    named = os.path.expanduser(expand(suite.engine_python, key="engine_python"))  # noqa: PTH111 - not every name is a path
+    return _interpreter(suite.engine_python, suite, key="engine_python")
+
+
+def generator_interpreter_of(suite: Suite) -> str | None:
+    """Return the absolute path of the Python that has the load generator; None when the suite names none."""
+    named = suite.load.generator_python
+    return None if named is None else _interpreter(named, suite, key="load.generator_python")
+
+
+def _interpreter(named: str, suite: Suite, *, key: str) -> str:
+    named = os.path.expanduser(expand(named, key=key))  # noqa: PTH111 - not every name is a path
     found = shutil.which(named) if os.sep not in named else shutil.which(suite.path.parent.absolute() / named)
     if found is None:
-        raise MissingRequirement(f"engine_python: no such interpreter: {named}")
+        raise MissingRequirement(f"{key}: no such interpreter: {named}")
     return os.path.abspath(found)  # noqa: PTH100 - not resolve(): a venv's python is a symlink out of it
 
 

@@ -89,6 +89,7 @@ class Workload:
     turns: Lengths = ONE_TURN  # requests of a conversation, each with all earlier ones and their answers
     think_s: float = 0.0  # between an answer and the next turn
     documents: int = 10  # of a rerank request
+    query_tokens: Lengths | None = None  # of a rerank request: `prompt_tokens` are then one document's alone
     arrivals: Arrivals = Arrivals()  # of a rate, or of stages by rate
     stages: tuple[Stage, ...] = ()
     stages_of: Literal["rate", "concurrency"] = "rate"

@@ -9,8 +9,9 @@ A batch is invalid when the client rather than the server made the numbers:
   but one core too few does.
 * What had arrived lay unread most of the time (p50) for longer than half the time between two tokens,
   but at least 2 ms: the client could not have read faster, so the throughput is its own.
-* A closed loop held less than 98 % of its streams busy although no request failed: it took too long
-  from one request to the next.
+* A closed loop held less than 98 % of its streams busy although no request failed, and took more than
+  a millisecond on average from one request to the next.
+* Requests found no socket on this machine: too few open files or ports.
 * The system's clock was set during the batch, by more than 5 ms: arrivals are stamped with it.
 
 Times of arrival are the kernel's, so a client that is late by less does not falsify them.
@@ -37,6 +38,7 @@ FORGIVEN_S = 0.1  # of a measurement, at least one percent of it
 BEHIND_SHARE = 0.5  # of the median time per output token
 BEHIND_FLOOR_S = 0.002
 HELD_SHARE = 0.98  # of the streams of a closed loop, in flight on average
+TURN_FLOOR_S = 0.001  # from an answer to the stream's next request: below, it is the server that is quick
 CLOCK_SET_S = 0.005
 
 
@@ -48,11 +50,13 @@ def judge_client(
     ttft_s: float | None,
     tpot_s: float | None,
     held: float = 1.0,
+    turn_s: float = 0.0,
+    without_socket: int = 0,
 ) -> ClientHealth:
     """Return how the workers of a batch with these median TTFT and TPOT kept up together.
 
-    `held` is the share of its streams that a closed loop kept busy; 1 when something else explains
-    that it is less.
+    `held` is the share of its streams that a closed loop kept busy, 1 when something else explains
+    that it is less; `turn_s` is how long it took from one request to the next, on average.
     """
     lags = np.concatenate([np.frombuffer(worker.lags_s) for worker in workers])
     lags = lags if lags.size else np.zeros(1)
@@ -69,10 +73,13 @@ def judge_client(
         tpot_s=tpot_s,
         tail=tail,
         held=held,
+        turn_s=turn_s,
+        without_socket=without_socket,
     )
     saturated = cause and (
-        f"client saturated: {cause} at {level}, with {len(workers)} worker{'s' if len(workers) > 1 else ''} of which "
-        f"the busiest used {cpu_share:.2f} of a core; raise load.workers, leave it cores of its own, or lower the load"
+        f"client saturated: {cause} at {level}, with {len(workers)} worker{'s' if len(workers) > 1 else ''} "
+        f"of which the busiest used {cpu_share:.2f} of a core; "
+        "use more workers, leave them cores of their own, or lower the load"
     )
     set_s = max(worker.clock_set_s for worker in workers)
     if set_s > CLOCK_SET_S:
@@ -101,6 +108,8 @@ def bottleneck(
     tpot_s: float | None,
     tail: float = 99.0,
     held: float = 1.0,
+    turn_s: float = 0.0,
+    without_socket: int = 0,
 ) -> str | None:
     """Say how the client was too slow for a batch with these median TTFT and TPOT; None when it was not.
 
@@ -114,8 +123,12 @@ def bottleneck(
         return f"it sent requests {_ms(send_tail_s)} late (p{tail:.3g}, limit {_ms(limit_s)})"
     if tpot_s is not None and lag_p50_s > behind_s:
         return f"it read what had arrived {_ms(lag_p50_s)} late (p50, limit {_ms(behind_s)})"
-    if held < HELD_SHARE:
-        return f"it kept {held:.1%} of its streams busy (limit {HELD_SHARE:.0%})"
+    if held < HELD_SHARE and turn_s > TURN_FLOOR_S:
+        return (
+            f"it kept {held:.1%} of its streams busy, with {_ms(turn_s)} between two requests (limit {HELD_SHARE:.0%})"
+        )
+    if without_socket:
+        return f"it had no socket for {without_socket} requests (raise ulimit -n, or net.ipv4.ip_local_port_range)"
     return None
 
 

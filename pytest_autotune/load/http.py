@@ -165,6 +165,8 @@ class _Batch:
 
     def measurement(self) -> Measurement:
         """Return what a batch that has run measured."""
+        # A worker may have told of an earlier end after the window was closed for another's.
+        self._closes_s = min(self._closes_s, self._last_asked_for_s() or math.inf)
         window_s = self._closes_s - self._opens_s
         samples = tuple(sample for finished in self._finished if (sample := self._sample(finished)).start_s < window_s)
         batch = measured(samples, window_s)
@@ -181,6 +183,8 @@ class _Batch:
             ttft_s=median(ttfts) if ttfts else None,
             tpot_s=median(tpots) if tpots else None,
             held=1.0 if explained else delivered,
+            turn_s=(1 - delivered) * self._level.value * window_s / max(len(batch), 1),
+            without_socket=errors["no-socket"],
         )
         return Measurement(
             level=self._level,
@@ -213,12 +217,14 @@ class _Batch:
                 self._ends.append(finished.end_s)
                 if finished.error is not None:
                     self._failures.append(finished.end_s)
+            self._filled_s = min(self._filled_s, finished.end_s - self._begins_s)
             if finished.error is not None:
                 self._failed += 1
+                if finished.error == "timeout":  # its first token would have taken even longer
+                    self._ttfts.append((finished.due_s - self._begins_s, finished.end_s - finished.due_s))
                 continue
             self._succeeded += 1
             self._tokens += finished.output_tokens
-            self._filled_s = min(self._filled_s, finished.end_s - self._begins_s)
             if finished.arrivals and finished.sent_s is not None:
                 first_s = float(np.frombuffer(finished.arrivals, count=1)[0])
                 self._recent.append(first_s - finished.sent_s)
@@ -232,25 +238,30 @@ class _Batch:
     def _stop_early(self, now_s: float, *, look: bool) -> None:
         """Close the window when one of the conditions has come about, at the moment it did."""
         workload, ended, failed = self._workload, self._ends, self._failures
+        last_s = self._last_asked_for_s()
         if len(self._exhausted) == self._fleet.size:
             self._close(max((f.end_s for f in self._finished), default=now_s), "")
-        elif workload.max_requests is not None and len(ended) >= workload.max_requests:
-            self._close(sorted(ended)[workload.max_requests - 1], "")
-        elif workload.max_errors is not None and len(failed) >= max(workload.max_errors, 1):
-            reason = f"{len(failed)} requests failed (stop.errors)"
-            self._close(sorted(failed)[max(workload.max_errors, 1) - 1], reason)
+        elif last_s is not None:
+            too_many = workload.max_errors is not None and len(failed) >= workload.max_errors
+            self._close(last_s, f"{len(failed)} requests failed" if too_many else "")
         elif (
             workload.max_error_share is not None
             and len(ended) >= FEW_REQUESTS
             and len(failed) > workload.max_error_share * len(ended)
         ):
-            self._close(now_s, f"{len(failed)} of {len(ended)} requests failed (stop.error_share)")
+            self._close(now_s, f"{len(failed)} of {len(ended)} requests failed")
         elif look and self._level.shape == "rate" and workload.stop_oversaturated and self._fell_behind(now_s):
             self._close(now_s, "over-saturated", abandon=True)
         elif look and self._enough is not never:
             samples = tuple(self._sample(f) for f in self._finished if f.due_s >= self._opens_s)
             if reason := self._enough(samples, now_s - self._opens_s):
                 self._close(now_s, reason)
+
+    def _last_asked_for_s(self) -> float | None:
+        """Return when the last request, or the last failed one, of as many as are wanted ended; None before."""
+        wanted = ((self._ends, self._workload.max_requests), (self._failures, self._workload.max_errors))
+        last = [sorted(ends)[most - 1] for ends, most in wanted if most is not None and len(ends) >= most]
+        return min(last, default=None)
 
     def _fell_behind(self, now_s: float) -> bool:
         self._oversaturated = oversaturation(
@@ -323,6 +334,11 @@ def workers_for(level: Level, workload: Workload) -> int:
         streams = most_streams(workload) if level.shape == "stages" else level.value
         needed = streams / STREAMS_PER_WORKER
     return max(1, min(int(np.ceil(needed)), cores))
+
+
+def more_workers(used: int) -> int:
+    """Return how many processes are to send a load that `used` of them were too slow for: twice as many, by cores."""
+    return max(used, min(2 * used, len(os.sched_getaffinity(0))))
 
 
 def _check_files(level: Level, workload: Workload, workers: int) -> None:

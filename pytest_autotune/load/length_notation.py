@@ -32,7 +32,7 @@ def read_lengths(value: Any) -> Lengths:
     """
     if isinstance(value, Mapping):
         return _read_form(value)
-    if isinstance(value, str) and not value.strip().isdecimal():
+    if isinstance(value, str) and not value.strip()[:1].isdecimal():
         return _read_brackets(value)
     if value is None or isinstance(value, list):
         raise ValueError(f"{show(value)} is not a length; {_HELP}")

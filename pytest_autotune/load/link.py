@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from errno import EINPROGRESS
+from errno import EADDRNOTAVAIL, EINPROGRESS
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
@@ -269,4 +269,6 @@ class Link:
 def _connect_failure(error: OSError) -> str:
     if isinstance(error, _REFUSED):
         return "connect-refused"
+    if error.errno == EADDRNOTAVAIL:  # every port towards that address is taken
+        return "no-socket"
     return "connect-timeout" if isinstance(error, TimeoutError) else "connect-failed"

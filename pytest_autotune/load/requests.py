@@ -46,6 +46,7 @@ class _Draw(IntEnum):
     GROUP = 1002
     TURNS = 1003
     PLACE = 1004  # of a batch: one for all its requests
+    QUERY = 1005
 
 
 class Requests:
@@ -62,8 +63,9 @@ class Requests:
     its group's prefix keeps one token of its own. In a conversation every turn's message is as long
     as `prompt_tokens` says, and its prompt is that much longer than the last one and its answer.
 
-    Of a rerank request `prompt_tokens` are the query and one document, which is what a model reads at
-    once; of a row, the text is the query and the turns are the documents.
+    Of a rerank request `prompt_tokens` are the query and one document, which is what a model reads at once,
+    or the document alone when the workload has `query_tokens`; of a row, the text is the query and the
+    turns are the documents.
 
     Decoding is greedy (temperature 0), so that runs repeat and the sampler's settings are not part of
     what is compared. Building a made-up request costs one copy of memory, whatever its length.
@@ -170,9 +172,14 @@ class Requests:
 
     def _ranking(self, number: int, row: Row) -> tuple[Pieces, int]:
         """Return query and documents of a rerank request, and the length of all its pairs."""
-        tokens = max(self._prompt_tokens(number, 0, row), self._target.template_tokens + 2)
+        tokens, asked_for = self._prompt_tokens(number, 0, row), self._workload.query_tokens
+        if asked_for is None:
+            tokens = max(tokens, self._target.template_tokens + 2)
+            query = min(QUERY_TOKENS, max(1, (tokens - self._target.template_tokens) // 4))
+        else:
+            query = asked_for.at(self._quantile(number, 0, _Draw.QUERY))
+            tokens += query + self._target.template_tokens
         pair = tokens - self._target.template_tokens
-        query = min(QUERY_TOKENS, max(1, pair // 4))
         documents = self._workload.documents
         texts: list[Pieces] = [[_quoted(text)[1:-1]] for text in row.turns] or [
             trimmed(self._prompts.piece(Kind.DOCUMENT, number * documents + place, pair - query))

@@ -15,12 +15,14 @@ from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.records import utc_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
+from pytest_autotune.reporting.sending import client_shares
 from pytest_autotune.selection import NOISE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.samples import Level
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.slo import Check, Limit
 
@@ -111,8 +113,8 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "score": judged.score,
         "score_metric": judged.metric,
         "score_covers": judged.coverage,
-        "concurrency": None if judged.level is None else judged.level.concurrency,
-        "capacity": None if judged.capacity is None else judged.capacity.concurrency,
+        **_level(judged.level),
+        "capacity": None if judged.capacity is None else judged.capacity.number,
         "started_at": utc_text(trial.started_at, timespec="seconds"),
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
@@ -122,7 +124,7 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
 def _batch(batch: JudgedBatch) -> dict[str, Any]:
     record, verdict = batch.record, batch.verdict
     return {
-        "concurrency": batch.level.concurrency,
+        **_level(batch.level),
         "status": record.status,
         "verdict": verdict.status,
         "reason": verdict.reason,
@@ -132,9 +134,22 @@ def _batch(batch: JudgedBatch) -> dict[str, Any]:
         "requests": record.requests,
         "errors": record.errors,
         "window_s": record.window_s,
+        "intervals": record.intervals,
+        "delivered": record.delivered,
+        "oversaturated": record.oversaturated,
+        "stopped": record.stopped,
+        "remarks": record.remarks,
         "client": None if record.client is None else dataclasses.asdict(record.client),
+        "client_share": client_shares(record),
         "started_at": utc_text(record.started_at, timespec="seconds"),
     }
+
+
+def _level(level: Level | None) -> dict[str, Any]:
+    """Return where something was measured, by the level's name, and by its value under the name of its shape."""
+    if level is None:
+        return {"level": None, "concurrency": None}
+    return {"level": level.name, "concurrency": level.concurrency, level.shape: level.number}
 
 
 def _check(check: Check) -> dict[str, Any]:

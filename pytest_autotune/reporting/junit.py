@@ -97,7 +97,7 @@ def _properties(report: SuiteReport) -> dict[str, str]:
         if best.score is not None:
             properties[f"best_{metric_name(best.metric)}"] = _decimal(best.score)
         if best.capacity is not None:
-            properties["capacity_concurrency"] = str(best.capacity.concurrency)
+            properties[f"capacity_{best.capacity.shape}"] = str(best.capacity.number)
     return properties
 
 

@@ -55,6 +55,7 @@ class SuiteReport:
     env: Mapping[str, str] = field(default_factory=dict)  # of that server: `suite.env`, variables filled in
     environment: Mapping[str, Any] = field(default_factory=dict)  # the run's environment record
     gpu: str = ""  # e.g. "8 x NVIDIA H100 80GB HBM3"
+    keys: tuple[str, ...] = ()  # header values of the load that were filled in from the environment
     commit: str = ""  # git revision of the suite's repository
 
     @property
@@ -74,4 +75,4 @@ class SuiteReport:
     def secrets(self) -> tuple[str, ...]:
         """Values that must not appear in any report, wherever they turn up."""
         fixed = {name: value for name, value in self.suite.fixed.items() if isinstance(value, str)}
-        return secret_values([*self.server_env.items(), *fixed.items()])
+        return (*self.keys, *secret_values([*self.server_env.items(), *fixed.items()]))

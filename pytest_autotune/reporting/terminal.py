@@ -9,6 +9,7 @@ from pytest_autotune.formatting import amount, change, count, duration, quantity
 from pytest_autotune.masking import mask, mask_text
 from pytest_autotune.reporting.command import one_line
 from pytest_autotune.reporting.report import UNFINISHED
+from pytest_autotune.reporting.sending import sending_lines, warning_lines
 from pytest_autotune.selection import NOISE, slo_lines
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def summary_lines(
     """Return the summary of one suite, ASCII unless the user's own words are not.
 
     Lines are cut at `width`, except for explanations, paths and the command line, which are
-    there to be read whole and copied. `verbose` adds the `[slo]` lines of every trial.
+    there to be read whole and copied. `verbose` adds the `[slo]` and `[load]`
+    lines of every trial; else only what spoils a batch is told of its load.
     """
     selection = report.selection
     lines = [_headline(report)]
@@ -50,6 +52,8 @@ def summary_lines(
         for judged in told:
             lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
             lines += [f"  {_clean(line, report)}" for line in slo_lines(judged)]
+            tell = sending_lines if verbose else warning_lines
+            lines += [f"  {_clean(line, report)}" for batch in judged.batches for line in tell(batch.record)]
     if selection.best is not None and selection.best.trial.argv:
         lines += ["", "  start it with:", f"    {one_line(report, selection.best.trial.argv)}"]
     if paths := [str(path) for path in files]:
