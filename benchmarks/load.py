@@ -1,99 +1,111 @@
-"""Hold the load generator's figures against the truth: python -m benchmarks.load [concurrency ...].
+"""Hold the load generator and its peers against the truth: python -m benchmarks.load [point ...] [--quick].
 
-The server runs on the first core and the client on the second, where there are two. It prints,
-and asserts nothing: the figures are the machine's.
+Points: truth, peers, open, stall, capacity, memory, or all. The server has the first core and the
+clients the others. It prints each figure with the limit that is asked for, and asserts nothing:
+the figures are the machine's.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
+import platform
+import subprocess
 import tempfile
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING
 
-from benchmarks.truth import Truth, TruthServer, build
-from pytest_autotune.load.generator import Target, Workload
-from pytest_autotune.load.http import HttpLoad
-from pytest_autotune.load.lengths import Fixed
-from pytest_autotune.samples import Level
-from pytest_autotune.statistics import measured, percentile, summarise
+from benchmarks.bench import Bench
+from benchmarks.clients import PEERS_PYTHON, VLLM_PYTHON, Client, Raw, Script, VllmBench, missing_from
+from benchmarks.closed_loops import capacity, memory, truth
+from benchmarks.closed_loops import peers as compare
+from benchmarks.open_loops import open_loop, stall
+from benchmarks.processes import ClientError
+from benchmarks.tables import Printer
+from benchmarks.tools import TOOLS, GenaiBench, GuideLlm, which
+from benchmarks.truth import build
 
-if TYPE_CHECKING:
-    from pytest_autotune.samples import Measurement
-
-TTFT_MS, ITL_MS, TOKENS = 50, 10, 64
-HEADER = (
-    "streams",
-    "requests",
-    "TTFT p50",
-    "true",
-    "p99",
-    "true",
-    "TPOT",
-    "true",
-    "tokens/s",
-    "ideal",
-    "lag p99",
-    "CPU",
-)
+POINTS = {
+    "truth": truth,
+    "peers": compare,
+    "open": open_loop,
+    "stall": stall,
+    "capacity": capacity,
+    "memory": memory,
+}
+TINY_MODEL = Path(__file__).parents[1] / "tests" / "real" / "tiny_model.py"
 
 
-def main(levels: list[int]) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(0, cores[1:2])
-    print(f"true TTFT {TTFT_MS} ms, ITL {ITL_MS} ms, {TOKENS} tokens; times in ms, CPU as a share of one core")
-    print("".join(f"{name:>10}" for name in HEADER))
-    with tempfile.TemporaryDirectory() as directory:
-        executable = build(Path(directory))
-        with TruthServer(executable, core=cores[0], ttft_ms=TTFT_MS, itl_ms=ITL_MS) as server:
-            for concurrency in levels:
-                server.reset()
-                measurement = measure(server.url, concurrency)
-                print("".join(f"{cell:>10}" for cell in row(measurement, server.log())))
-                if measurement.client.saturated:
-                    print(f"    {measurement.client.saturated}")
-
-
-def measure(url: str, concurrency: int) -> Measurement:
-    workload = Workload(
-        prompt_tokens=Fixed(512),
-        output_tokens=Fixed(TOKENS),
-        duration_s=5.0,
-        warmup_s=1.5,
-        request_timeout_s=30.0,
-        seed=concurrency,
+def main() -> None:
+    """Run the points that were asked for, in their order."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description="Load generators against the truth.")
+    parser.add_argument("points", nargs="*", metavar="point", default=["all"], help=f"{', '.join(POINTS)}, or all")
+    parser.add_argument("--quick", action="store_true", help="short runs, once each: to see that it works")
+    parser.add_argument("--repetitions", type=int, help="runs whose median counts (3, or 1 with --quick)")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument(
+        "--without", default="", metavar="NAMES", help="leave out peers whose name has one of these, by commas"
     )
-    target = Target(url, "truth", ignore_eos=True)
-    return HttpLoad().run(target, Level(concurrency), workload, died=lambda: None, on_progress=lambda _: None)
+    asked = parser.parse_args()
+    points = list(POINTS) if "all" in asked.points else asked.points
+    if unknown := [point for point in points if point not in POINTS]:
+        parser.error(f"no point {unknown[0]!r} (one of {', '.join(POINTS)}, all)")
+    out = Printer(markdown=asked.markdown)
+    out.note(machine())
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as text:
+        directory = Path(text)
+        left_out = [part for part in asked.without.split(",") if part]
+        clients = [
+            client for client in peers(directory / "tokenizer") if not any(part in client.name for part in left_out)
+        ]
+        for client in clients:
+            if missing := client.missing():
+                out.note(f"without {client.name}: {missing}")
+        clients = [client for client in clients if not client.missing()]
+        if any(isinstance(client, VllmBench | GenaiBench | GuideLlm) for client in clients):
+            write_model(directory / "tokenizer")
+        bench = Bench(
+            build(directory),
+            Raw(build(directory, "rawclient")),
+            clients,
+            repetitions=asked.repetitions or (1 if asked.quick else 3),
+            quick=asked.quick,
+        )
+        for point in points:
+            try:
+                POINTS[point](bench, out)
+            except ClientError as error:
+                out.note(f"{point}: {error}")
 
 
-def row(measurement: Measurement, log: dict[str, Truth]) -> list[str]:
-    metrics = summarise(measurement.samples, measurement.window_s, gpus=0, request_limits={})
-    truths = [log[sample.id] for sample in measured(measurement.samples, measurement.window_s)]
-    ttfts = sorted(truth.ttft_s for truth in truths)
-    concurrency, client = int(measurement.level.value), measurement.client
-    ideal = concurrency * TOKENS / (TTFT_MS + ITL_MS * (TOKENS - 1)) * 1000
-    times = (
-        metrics["ttft.p50"],
-        percentile(ttfts, 50),
-        metrics["ttft.p99"],
-        percentile(ttfts, 99),
-        metrics["tpot.mean"],
-        fmean(truth.tpot_s for truth in truths),
-    )
+def peers(tokenizer: Path) -> list[Client]:
+    """Return every peer, installed or not."""
     return [
-        f"{concurrency}",
-        f"{metrics['requests']:.0f}",
-        *(f"{1000 * time:.2f}" for time in times),
-        f"{metrics['output_throughput']:.0f}",
-        f"{ideal:.0f}",
-        f"{1000 * client.lag_p99_s:.1f}",
-        f"{client.cpu_share:.2f}",
+        VllmBench(tokenizer),
+        Script("Locust FastHttpUser", "locust_fast.py", package="locust", open_loop=False),
+        Script("aiohttp, naive", "aiohttp_naive.py", package="aiohttp", open_loop=True),
+        Script("httpx, naive", "httpx_naive.py", package="httpx", open_loop=False, most_streams=64),
+        GenaiBench(tokenizer),
+        GuideLlm(tokenizer),
     ]
 
 
+def machine() -> str:
+    """Describe where the figures come from."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    cores = len(os.sched_getaffinity(0))
+    load, _, _ = os.getloadavg()
+    return f"{cores} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {load:.1f}"
+
+
+def write_model(directory: Path) -> None:
+    """Write the tiny model, whose tokenizer whole tools need, by an interpreter that has `transformers`."""
+    environments = (VLLM_PYTHON, PEERS_PYTHON, *(Path(tool).with_name("python") for tool in map(which, TOOLS) if tool))
+    python = next(python for python in environments if not missing_from(python, "transformers", ""))
+    subprocess.run([str(python), str(TINY_MODEL), str(directory)], check=True, capture_output=True)
+
+
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]] or [1, 16, 64, 256])
+    main()
