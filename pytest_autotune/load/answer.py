@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING, Literal
+from array import array
+from itertools import accumulate
+from typing import Literal
 
-from pytest_autotune.load.events import EventStream
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from pytest_autotune.load.events import PLAIN, EventStream
 
 MANY_PARTS = 256  # after which an answer is digested although it has not ended
 END = b"\r\n\r\n"  # what a chunked answer ends with: other parts of one need no look
@@ -102,14 +101,14 @@ class Answer:
         """Read what has been kept since the last time."""
         if not self.parts:
             return
-        times = _Times(self.parts, self.stamps, self.reads, before=len(self._tail), offset_ns=self._offset_ns)
+        moments = _Moments(self, before=len(self._tail), offset_ns=self._offset_ns)
         raw = b"".join((self._tail, *self.parts))
-        self.lag_s = times.read_s - times.at_s
-        self.last_s = (unpack_stamp(self.stamps[-1]) - self._offset_ns) / 1e9
+        self.lag_s = self.reads[0] - moments.ats[0]
+        self.last_s = moments.ats[-1]
         position = 0
         while True:
             step, before = self.step, position
-            position = self._advance(raw, position, times)
+            position = self._advance(raw, position, moments)
             if position == before and self.step == step:
                 break
         self._tail = raw[position:]
@@ -132,13 +131,13 @@ class Answer:
             return f"http-{self.status}"
         return self.stream.verdict
 
-    def _advance(self, raw: bytes, position: int, times: _Times) -> int:
+    def _advance(self, raw: bytes, position: int, moments: _Moments) -> int:
         """Read one step as far as it goes; return where the next one begins."""
         step = self.step
         if step == "size":
-            return self._chunks(raw, position, times)
+            return self._chunks(raw, position, moments)
         if step in ("chunk", "length", "close"):
-            return self._piece(raw, position, times)
+            return self._piece(raw, position, moments)
         if step == "chunk end":
             return self._chunk_end(raw, position)
         if step == "head":
@@ -192,32 +191,51 @@ class Answer:
             if not self._left:
                 self._finish()
 
-    def _chunks(self, raw: bytes, position: int, times: _Times) -> int:
-        """Read chunks; nearly all of them came whole."""
-        sizes, find, length = self._sizes, raw.find, len(raw)
-        while True:
-            eol = find(b"\r\n", position)
-            if eol < 0:
-                if length - position > _LONGEST_LINE:
-                    self.step = "malformed"
-                return position
-            line = raw[position:eol]
-            size = sizes.get(line)
-            if size is None:
-                size = self._learn_size(line)
-                if size is None:
-                    self.step = "malformed"
+    def _chunks(self, raw: bytes, position: int, moments: _Moments) -> int:
+        """Read chunks; nearly all of them came whole, in one part, and hold one event like the last one."""
+        sizes, find, startswith, endswith, length = self._sizes, raw.find, raw.startswith, raw.endswith, len(raw)
+        ends, ats, index, plain = moments.ends, moments.ats, moments.index, PLAIN.fullmatch
+        stream = self.stream
+        like = stream.likeness()
+        try:
+            while True:
+                eol = find(b"\r\n", position)
+                if eol < 0:
+                    if length - position > _LONGEST_LINE:
+                        self.step = "malformed"
                     return position
-            begin = eol + 2
-            if not size:
-                self.step = "trailer"
-                return begin
-            end = begin + size
-            if raw[end : end + 2] != b"\r\n":
-                self.step, self._left = "chunk", size
-                return begin
-            self._take(raw, begin, end, times)
-            position = end + 2
+                line = raw[position:eol]
+                size = sizes.get(line)
+                if size is None:
+                    size = self._learn_size(line)
+                    if size is None:
+                        self.step = "malformed"
+                        return position
+                begin = eol + 2
+                if not size:
+                    self.step = "trailer"
+                    return begin
+                end = begin + size
+                if raw[end : end + 2] != b"\r\n":
+                    self.step, self._left = "chunk", size
+                    return begin
+                while ends[index] <= begin:
+                    index += 1
+                if (
+                    like is not None
+                    and end <= ends[index]
+                    and startswith(like[0], begin)
+                    and endswith(like[1], begin, end)
+                    and plain(raw, begin + like[2], end - like[3]) is not None
+                ):
+                    stream.arrivals.append(ats[index])
+                else:
+                    moments.index = index
+                    self._take(raw, begin, end, moments)
+                    like = stream.likeness()
+                position = end + 2
+        finally:
+            moments.index = index
 
     def _learn_size(self, line: bytes) -> int | None:
         match = _SIZE.fullmatch(line)
@@ -227,11 +245,11 @@ class Answer:
             self._sizes[line] = int(match[1], 16)
         return int(match[1], 16)
 
-    def _piece(self, raw: bytes, position: int, times: _Times) -> int:
+    def _piece(self, raw: bytes, position: int, moments: _Moments) -> int:
         """Read a part of a body, or of a chunk that did not come whole."""
         end = len(raw) if self.step == "close" else min(len(raw), position + self._left)
         if end > position:
-            self._take(raw, position, end, times)
+            self._take(raw, position, end, moments)
             self._left -= end - position
         if self.step != "close" and self._left == 0:
             if self.step == "chunk":
@@ -259,7 +277,7 @@ class Answer:
             self._finish()
         return eol + 2
 
-    def _take(self, raw: bytes, begin: int, end: int, times: _Times) -> None:
+    def _take(self, raw: bytes, begin: int, end: int, moments: _Moments) -> None:
         """Take a piece of the body, at the times of the parts it came in."""
         if self.status != 200:
             return
@@ -268,13 +286,11 @@ class Answer:
             return
         stream = self.stream
         while begin < end:
-            upto = times.seek(begin, end)
-            if stream.arrivals:
-                stream.feed(raw[begin:upto], times.at_s)
-            else:
-                stream.feed(raw[begin:upto], times.at_s)
-                if stream.arrivals:
-                    self.client_s = max(times.read_s - times.at_s, 0.0)
+            index, upto = moments.seek(begin, end)
+            before = len(stream.arrivals)
+            stream.feed(raw[begin:upto], moments.ats[index])
+            if not before and stream.arrivals:
+                self.client_s = max(self.reads[index] - stream.arrivals[0], 0.0)
             begin = upto
 
     def _finish(self) -> None:
@@ -288,35 +304,26 @@ class Answer:
             self._body.clear()
 
 
-class _Times:
+class _Moments:
     """When the bytes of what is digested came; asked in their order."""
 
-    __slots__ = ("_end", "_index", "_offset_ns", "_parts", "_reads", "_stamps", "at_s", "read_s")
+    __slots__ = ("ats", "ends", "index")
 
-    def __init__(
-        self, parts: Sequence[bytes], stamps: Sequence[bytes], reads: Sequence[float], *, before: int, offset_ns: int
-    ) -> None:
-        self._parts = parts
-        self._stamps = stamps
-        self._reads = reads
-        self._offset_ns = offset_ns
-        self._index = 0
-        self._end = before + len(parts[0])  # of the current part
-        self.at_s = self._at(0)
-        self.read_s = reads[0]
+    def __init__(self, answer: Answer, *, before: int, offset_ns: int) -> None:
+        self.ends = list(accumulate(map(len, answer.parts), initial=before))[1:]  # where each part ends
+        stamps = array("q", b"".join(answer.stamps))
+        seconds, rest_ns = divmod(offset_ns, 1_000_000_000)
+        # Of whole seconds and nanoseconds apart: a double holds no realtime clock to the nanosecond.
+        self.ats = [
+            (at_s - seconds) + (ns - rest_ns) * 1e-9 for at_s, ns in zip(stamps[::2], stamps[1::2], strict=True)
+        ]
+        self.index = 0  # of the part that was asked for last
 
-    def seek(self, begin: int, end: int) -> int:
-        """Go to the part that the byte at `begin` came in; return where that part ends, `end` at the latest."""
-        while self._end <= begin:
-            self._index += 1
-            self._end += len(self._parts[self._index])
-            if self._end > begin:
-                self.at_s = self._at(self._index)
-                self.read_s = self._reads[self._index]
-        return min(self._end, end)
-
-    def _at(self, index: int) -> float:
-        return (unpack_stamp(self._stamps[index]) - self._offset_ns) / 1e9
+    def seek(self, begin: int, end: int) -> tuple[int, int]:
+        """Return the part that the byte at `begin` came in, and where it ends, `end` at the latest."""
+        while self.ends[self.index] <= begin:
+            self.index += 1
+        return self.index, min(self.ends[self.index], end)
 
 
 def _seconds(text: bytes) -> float | None:

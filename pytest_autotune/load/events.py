@@ -9,7 +9,7 @@ from typing import Any
 
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _TEXT = re.compile(rb'"(?:text|content|reasoning_content|reasoning)"\s*:\s*"((?:[^"\\]|\\.)+)"')
-_ESCAPED = re.compile(rb'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+')  # inside of a JSON string
+PLAIN = re.compile(rb'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+')  # inside of a JSON string
 _TEXT_FIELDS = ("content", "text", "reasoning_content", "reasoning")
 _ANSWER_FIELDS = frozenset({"content", "text"})
 _FIELDS = (b":", b"data", b"event", b"id", b"retry")
@@ -61,7 +61,7 @@ class EventStream:
 
     def feed(self, fragment: bytes, now_s: float) -> None:
         """Take the next bytes of the body, which arrived at `now_s`."""
-        if not self._buffer and self._carries_tokens(fragment) and fragment.count(b"\n") == 2:
+        if not self._buffer and self._carries_tokens(fragment):
             self.arrivals.append(now_s)
             return
         searched = max(len(self._buffer) - 3, 0)
@@ -70,7 +70,7 @@ class EventStream:
         while found := _EVENT_END.search(stream, max(begin, searched)):
             event = stream[begin : found.end()].lstrip(b"\r\n")  # the rest of a line end that was split
             begin = found.end()
-            if self._carries_tokens(event) and event.count(b"\n") == 2:
+            if self._carries_tokens(event):
                 self.arrivals.append(now_s)
             else:
                 self._parse(event, now_s)
@@ -114,18 +114,22 @@ class EventStream:
             return "malformed" if self._strange else "empty"
         return None if self.complete else "cut"
 
-    def _carries_tokens(self, event: bytes) -> bool:
-        """Say whether an event is like the last one that was parsed and carried tokens, but for plain text.
+    def likeness(self) -> tuple[bytes, bytes, int, int] | None:
+        """Return what events that carry tokens have around their text, and its lengths; None when each is to be fed.
 
-        The first quote after the begin of the text must be the one that ends it: else the text is
-        empty, or what lies between belongs to a damaged event.
+        An event of those bytes whose text is `PLAIN` carries tokens.
         """
-        begin, end = self._text_at, len(event) - self._after_text
-        if not (event.startswith(self._prefix) and event.endswith(self._suffix) and begin < end):
-            return False
-        if event.find(b"\\", begin, end) < 0:
-            return event.find(b'"', begin) == end
-        return _ESCAPED.fullmatch(event, begin, end) is not None
+        if self._buffer or not self._text_at:
+            return None
+        return self._prefix, self._suffix, self._text_at, self._after_text
+
+    def _carries_tokens(self, event: bytes) -> bool:
+        """Say whether an event is like the last one that was parsed and carried tokens, but for its text."""
+        return (
+            event.startswith(self._prefix)
+            and event.endswith(self._suffix)
+            and PLAIN.fullmatch(event, self._text_at, len(event) - self._after_text) is not None
+        )
 
     def _parse(self, event: bytes, now_s: float) -> None:
         lines = event.splitlines()

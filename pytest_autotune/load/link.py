@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_autotune.load.answer import Answer
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python does not name it
-_READ = 256 * 1024  # bytes at a time
+_READ = 64 * 1024  # bytes at a time; twice as many and each read would map memory of its own
 _ANCILLARY = 64  # bytes: one stamp
 _REFUSED = (ConnectionRefusedError, FileNotFoundError)  # the latter: of a Unix socket
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-QUANTUM_S = 0.0005  # at `BUSY` events per second and above; in proportion below
-BUSY = 10_000.0
+QUANTUM_S = 0.001  # at `BUSY` events per second and above; in proportion below
+BUSY = 20000.0
 _COUNTED_S = 0.01  # over which events are counted
 _IDLE_S = 0.05  # longest wait
 _COARSE_S = 0.002  # epoll counts whole milliseconds: shorter waits are slept
