@@ -31,8 +31,8 @@ def outcome(suite, configuration, *, seed, client_s):
             result = simulate(
                 server,
                 concurrency=concurrency,
-                prompt_tokens=suite.load.prompt_tokens,
-                output_tokens=suite.load.output_tokens,
+                prompt_tokens=suite.load.prompt_tokens.at(0.5),
+                output_tokens=suite.load.output_tokens.at(0.5),
                 duration_s=suite.load.duration_s,
                 warmup_s=suite.load.warmup_s,
                 client_s=client_s,
