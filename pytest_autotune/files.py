@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, and their names."""
+"""Files that appear whole or not at all, their names, and values as JSON can hold them."""
 
 from __future__ import annotations
 
+import math
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,3 +26,16 @@ def write_atomically(path: Path, text: str, *, executable: bool = False) -> None
 def file_name(text: str) -> str:
     """Keep letters, digits, dots and a few signs; node names have colons, which some file systems refuse."""
     return "".join(c if c.isalnum() or c in "-_.," else "_" for c in text)[:120]
+
+
+def json_value(value: Any) -> Any:
+    """Return a value as JSON can hold it: what is not a finite number is null, what JSON does not know is text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [json_value(inner) for inner in value]
+    return str(value)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.files import json_value
 from pytest_autotune.load_command.measuring import shortfall
 from pytest_autotune.load_command.table import client_share
 from pytest_autotune.masking import mask
@@ -15,7 +14,7 @@ from pytest_autotune.metrics import LATENCIES
 from pytest_autotune.records import utc_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -62,7 +61,7 @@ def run_document(test: LoadTest, batches: Sequence[LoadBatch], run: LoadRun) -> 
         "environment": run.environment,
         "batches": [batch_document(batch) for batch in batches],
     }
-    masked: dict[str, Any] = mask(_plain(document), test.secrets)
+    masked: dict[str, Any] = mask(json_value(document), test.secrets)
     return masked
 
 
@@ -74,7 +73,7 @@ def recorded_document(folder: Path, recorded: Recorded) -> dict[str, Any]:
         "skipped": list(recorded.skipped),
         "batches": [batch_document(batch) for batch in recorded.batches],
     }
-    plain: dict[str, Any] = _plain(document)
+    plain: dict[str, Any] = json_value(document)
     return plain
 
 
@@ -146,19 +145,6 @@ def _check(check: Check) -> dict[str, Any]:
         "ratio": None if check.actual is None else check.ratio,
         "holds": check.holds,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; what is not a finite number is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value)
 
 
 def _number(value: float) -> float:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import shlex
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.files import write_atomically
+from pytest_autotune.files import json_value, write_atomically
 from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.records import utc_text
@@ -19,6 +17,7 @@ from pytest_autotune.reporting.sending import client_shares
 from pytest_autotune.selection import NOISE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_autotune.reporting.report import SuiteReport
@@ -78,7 +77,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "elapsed_s": report.elapsed_s,
         },
     }
-    masked: dict[str, Any] = mask(_plain(document), report.secrets)
+    masked: dict[str, Any] = mask(json_value(document), report.secrets)
     return masked
 
 
@@ -170,19 +169,6 @@ def _limit(limit: Limit) -> dict[str, Any]:
         "fail_ratio": limit.fail_ratio,
         "weight": limit.weight,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; what is not a finite number is not a number, and null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner) for inner in value]
-    return str(value)
 
 
 def _remarks(report: SuiteReport, best: JudgedTrial) -> list[str]:
