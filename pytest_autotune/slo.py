@@ -40,6 +40,7 @@ class Limit:
                 raise ValueError(f"{self.metric}: {name} is {value!r}, it must be a finite number >= 0")
 
 
+ERROR_RATE = Limit("error_rate", 0.01)  # holds unless another limit on it is given
 DELIVERED = Limit("delivered", 0.98, floor=True)  # of a load by the clock: with less, it is another load than it says
 
 

@@ -14,7 +14,7 @@ from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import DELIVERED, Limit
+from pytest_autotune.slo import DELIVERED, ERROR_RATE
 from pytest_autotune.space import Parameter, Space, grid_size
 from pytest_autotune.spelling import misspelled, nearest, show
 from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST_GRID = 100_000  # combinations before constraints
-ERROR_RATE = Limit("error_rate", 0.01)  # holds unless the suite says otherwise
 PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
 
 _RESERVED = {

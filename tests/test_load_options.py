@@ -14,7 +14,7 @@ from pytest_autotune.load_command.loadtest import read_load_test
 from pytest_autotune.load_command.options import API_KEY_VARIABLE, OPTIONS, Written, add_options, flag, keyword
 from pytest_autotune.metrics import LATENCIES, STATISTICS
 from pytest_autotune.samples import Level
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import ERROR_RATE, Limit
 
 URL = {"url": "http://127.0.0.1:8000"}
 
@@ -104,12 +104,21 @@ def test_a_base_url_may_have_a_path_and_be_a_socket(url, expected):
     ids=str,
 )
 def test_limits_are_read_with_the_units_of_suites(slo, limits):
-    assert read(slo=slo).limits == limits
+    assert tuple(limit for limit in read(slo=slo).limits if limit != ERROR_RATE or limit in limits) == limits
+
+
+@pytest.mark.parametrize(
+    ("slo", "implied"),
+    [(None, False), ("ttft.p90<=1s", True), ("error_rate<=5%", False), (["failed<=3", "error_rate<=2%"], False)],
+    ids=str,
+)
+def test_whoever_has_a_limit_has_one_on_errors_too(slo, implied):
+    assert (ERROR_RATE in read(slo=slo).limits) is implied
 
 
 @given(st.sampled_from(LATENCIES), st.sampled_from(STATISTICS), st.integers(1, 10**6), st.sampled_from(["<=", ">="]))
 def test_any_latency_can_have_any_limit(family, statistic, bound_ms, relation):
-    (limit,) = read(slo=f"{family}.{statistic}{relation}{bound_ms}ms").limits
+    limit, _ = read(slo=f"{family}.{statistic}{relation}{bound_ms}ms").limits
     assert (limit.metric, limit.floor) == (f"{family}.{statistic}", relation == ">=")
     assert limit.bound == pytest.approx(bound_ms / 1000)
 

@@ -161,7 +161,7 @@ def test_a_live_table_shows_every_level_as_it_stands():
 
 
 def test_a_batch_is_a_document_with_its_statistics_nested_in_seconds():
-    document = batch_document(batch(measurement(9, failed=["reset"]), slo="ttft.p99<=1s"))
+    document = batch_document(batch(measurement(9, failed=["reset"]), slo="ttft.p99<=1s,error_rate<=10%"))
     assert document["concurrency"] == 1
     assert document["ttft"]["p99"] == pytest.approx(0.05)
     assert document["tpot"]["mean"] == pytest.approx(0.01)

@@ -13,6 +13,7 @@ from pytest_autotune.load_command import values
 from pytest_autotune.load_command.levels import at_level, read_levels
 from pytest_autotune.load_command.options import API_KEY_VARIABLE
 from pytest_autotune.load_command.prompts import read_prompts
+from pytest_autotune.slo import ERROR_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,13 +106,20 @@ def read_load_test(written: Written) -> LoadTest:
         target=target,
         levels=plan.levels,
         workload=workload,
-        limits=written.read("slo", values.read_slo),
+        limits=_with_error_rate(written.read("slo", values.read_slo)),
         gpus=written.read("gpus", values.read_count),
         whole_trace=plan.duration_s is None,
         made_up=prompts.made_up,
         options=written.shown(),
         secrets=tuple(word for value in target.headers.values() for word in (value, value.split()[-1]) if value),
     )
+
+
+def _with_error_rate(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    """Add the limit on errors that suites have too: a server that answers half of its requests keeps no promise."""
+    if not limits or any(limit.metric == ERROR_RATE.metric for limit in limits):
+        return limits
+    return (*limits, ERROR_RATE)
 
 
 def _read_target(written: Written, api: Api) -> Target:
