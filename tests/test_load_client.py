@@ -337,6 +337,16 @@ def test_a_server_that_keeps_up_is_not_taken_for_one_that_falls_behind(serve):
     assert measurement.window_s == pytest.approx(9.0)
 
 
+def test_progress_tells_how_much_runs_and_comes(serve):
+    reports = []
+    load(serve(ttft_ms=10, itl_ms=2).url, 8, output_tokens=20, duration_s=3.0, on_progress=reports.append)
+    middle = [report for report in reports if report.phase == "measure"][1:]
+    assert middle
+    for report in middle:
+        assert 0 < report.running <= 8
+        assert report.output_rate == pytest.approx(8 * 20 / 0.048, rel=0.4)
+
+
 def test_a_stream_waits_as_long_as_a_busy_server_asks(scripted):
     server = scripted(b"HTTP/1.1 429 Too Many\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
     load(server.url, 1, duration_s=1.5)

@@ -119,7 +119,8 @@ class _Batch:
         self._warmed_up: dict[int, int] = {}
         self._healths: dict[int, Health] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._succeeded = self._failed = self._tokens = self._tokens_before = 0
+        self._succeeded = self._failed = self._tokens = 0
+        self._told = (0.0, 0)  # when progress was last told, and the tokens then
         self._stopped = self._oversaturated = ""
         self._in_flight: list[tuple[float, float]] = []  # once a second: time since the batch began, requests
         self._ttfts: list[tuple[float, float]] = []  # of answered requests: time since then when due, TTFT
@@ -144,6 +145,7 @@ class _Batch:
         self._begins_s = monotonic() + _LEAD_S
         self._opens_s = self._begins_s + self._workload.warmup_s
         self._closes_s = self._opens_s + self._workload.duration_s
+        self._told = (self._begins_s, 0)
         self._fleet.tell(Begin(self._begins_s, self._closes_s))
         phase: Phase = "warm-up"
         report_s = self._begins_s
@@ -291,8 +293,8 @@ class _Batch:
         return min(busy_s / (self._level.value * window_s), 1.0)
 
     def _progress(self, phase: Phase, now_s: float) -> Progress:
-        rate = (self._tokens - self._tokens_before) / REPORT_S
-        self._tokens_before = self._tokens
+        rate = (self._tokens - self._told[1]) / max(now_s - self._told[0], POLL_S)
+        self._told = (now_s, self._tokens)
         return Progress(
             phase,
             elapsed_s=now_s - self._begins_s,
