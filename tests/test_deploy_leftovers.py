@@ -96,6 +96,7 @@ def test_a_forked_copy_of_the_owner_does_not_keep_the_server_alive(owner):
         assert not _guard.look_up(victim.copy).zombie
     finally:
         os.kill(victim.copy, signal.SIGKILL)
+        eventually(lambda: (copy := _guard.look_up(victim.copy)) is None or copy.zombie)
 
 
 def test_the_whole_process_group_of_the_owner_may_be_killed(owner):

@@ -358,13 +358,16 @@ def test_flags_are_read_from_the_installed_parser(tmp_path, fake_vllm, model):
 
 def test_an_installation_is_asked_once_for_all_processes(tmp_path, fake_vllm):
     def ask(_):
-        return find_installation(sys.executable, env=fake_vllm, cache_dir=tmp_path / "cache")
+        # An import may leave its bytecode beside the package, which is then still the same.
+        env = fake_vllm | {"PYTHONDONTWRITEBYTECODE": ""}
+        return find_installation(sys.executable, env=env, cache_dir=tmp_path / "cache")
 
     first = ask(0)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, range(4))) == [first] * 4
     assert Path(fake_vllm["ASKED"]).read_text() == "x"
-    os.utime(Path(fake_vllm["PYTHONPATH"]) / "vllm", (1, 1))
+    assert list(Path(fake_vllm["PYTHONPATH"]).glob("vllm/__pycache__"))
+    os.utime(Path(fake_vllm["PYTHONPATH"]) / "vllm" / "__init__.py", (1, 1))
     assert ask(0) == first
     assert Path(fake_vllm["ASKED"]).read_text() == "xx"
 

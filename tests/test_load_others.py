@@ -398,7 +398,7 @@ def test_the_log_tells_when_the_load_begins_and_how_far_it_is():
 
 def test_a_failure_is_told_with_its_last_words_and_without_secrets():
     outcome, tail = run(
-        "import sys; print('key hunter2hunter2'); sys.exit('\\x1b[31mno such model\\x1b[0m')",
+        "import sys; print('key hunter2hunter2', flush=True); sys.exit('\\x1b[31mno such model\\x1b[0m')",
         secrets=("hunter2hunter2",),
     )
     assert outcome.trouble == "tool ended with status 1: key *** | no such model"

@@ -107,8 +107,9 @@ def test_samples_of_the_first_format_are_still_read():
 
 def test_ten_million_gaps_are_stored_and_read_in_under_500_megabytes():
     script = """
-import random, resource, time
+import random, time
 from array import array
+from tests.memory import peak_mb
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import Sample
 
@@ -119,7 +120,7 @@ began = time.process_time()
 encoded = encode_samples(samples)
 del samples
 assert sum(len(sample.gaps_s) for sample in decode_samples(CODEC, encoded)) == 10_000_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time() - began)
+print(peak_mb(), time.process_time() - began)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     megabytes, seconds = map(float, told.split())

@@ -21,8 +21,8 @@ def where() -> dict[str, Any]:
     found = importlib.util.find_spec("vllm")
     if found is None or not found.origin:
         return {}
-    package = Path(found.origin).parent
-    marks = [package, *sorted(package.parent.glob("vllm*.dist-info"))]
+    origin = Path(found.origin)  # not its directory, which changes when a first import leaves its bytecode there
+    marks = [origin, *sorted(origin.parents[1].glob("vllm*.dist-info"))]
     return {"installation": [[str(path), path.stat().st_mtime_ns] for path in marks]}
 
 
