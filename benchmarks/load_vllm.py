@@ -14,8 +14,8 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import processes
 from benchmarks.clients import VLLM_PYTHON, Load, Ours, VllmBench
@@ -25,10 +25,11 @@ from pytest_autotune.deploy.leftovers import owner_id
 from pytest_autotune.deploy.local import LocalDeployer
 from pytest_autotune.deploy.server import Launch
 from pytest_autotune.engines.vllm import VllmEngine
+from pytest_autotune.statistics import percentile
 from pytest_autotune.suite import Suite, TimeoutsBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.clients import Client
 
@@ -48,7 +49,7 @@ def main() -> None:
     out.note(machine())
     with tempfile.TemporaryDirectory(prefix="benchmark-") as text:
         model = Path(text) / "tiny-model"
-        clients: list[Client] = [Ours(), VllmBench(model)]
+        clients: list[Client] = [Ours(), Detailed(model)]
         if missing := clients[1].missing():
             out.note(missing)
             return
@@ -116,10 +117,29 @@ def run(client: Client, load: Load, *, seed: int) -> tuple[float, ...]:
         reading = client.read(finished.output, Path(text))
     if reading.failed:
         raise processes.ClientError(f"{client.name}: {reading.failed} requests failed")
-    more = reading.more
-    if "mean_ttft_ms" in more:
-        return more["mean_ttft_ms"], more["p99_ttft_ms"], more["mean_tpot_ms"], more["p99_tpot_ms"]
-    return tuple(1e3 * more[name] for name in ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"))
+    requests = _requests(reading.more)[load.streams :]
+    ttfts, tpots = (sorted(1000 * value for value in values) for values in zip(*requests, strict=True))
+    return fmean(ttfts), percentile(ttfts, 99), fmean(tpots), percentile(tpots, 99)
+
+
+def _requests(told: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return TTFT and TPOT of each request in seconds, in the order in which they were sent.
+
+    Those that begin the load are left to the caller to drop: our client has its connections open then, vLLM's
+    opens them, so that the first prompts meet in one step of the server or in several.
+    """
+    if "rows" in told:
+        rows = sorted(told["rows"], key=lambda row: row[2])
+        return [(first_s - start_s, (end_s - first_s) / (TOKENS - 1)) for _, start_s, _, first_s, end_s in rows]
+    return [(ttft_s, sum(gaps_s) / (TOKENS - 1)) for ttft_s, gaps_s in zip(told["ttfts"], told["itls"], strict=True)]
+
+
+class Detailed(VllmBench):
+    """vLLM's own, with what it measured of each request."""
+
+    def command(self, load: Load, directory: Path) -> Sequence[str]:
+        """Return the command."""
+        return [*super().command(load, directory), "--save-detailed"]
 
 
 def of(streams: int) -> str:
