@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from pytest_autotune.store import Store
-from tests.load_servers import scripted
+from tests.load_servers import executable, scripted, serve
 
-__all__ = ["scripted"]  # a fixture
+__all__ = ["executable", "scripted", "serve"]  # fixtures
 
 QUICK_SUITE = """\
 name: quick

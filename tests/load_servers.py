@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from benchmarks.truth import TruthServer, build
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
 from pytest_autotune.load.lengths import Fixed
@@ -92,6 +93,19 @@ class UnixServer(Server):
 
     def server_bind(self):
         self.socket.bind(self.server_address)
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory):
+    """The truth server, compiled once."""
+    return build(tmp_path_factory.mktemp("truth"))
+
+
+@pytest.fixture
+def serve(executable):
+    """Start truth servers with the given settings; they end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(TruthServer(executable, **settings))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -18,7 +17,6 @@ from statistics import fmean, median, pstdev
 import pytest
 import trustme
 
-from benchmarks.truth import TruthServer, build
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.arrivals import schedule
 from pytest_autotune.load.generator import Arrivals, Row, Stage, Target, Workload
@@ -26,19 +24,6 @@ from pytest_autotune.load.lengths import Fixed, Uniform
 from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured
 from tests.load_servers import EVENTS, OK, Server6, UnixServer, chunked, load, with_length
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("truth"))
-
-
-@pytest.fixture
-def serve(executable):
-    """Start truth servers; they end with the test."""
-    with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(TruthServer(executable, **settings))
-
 
 # Ways to a server
 

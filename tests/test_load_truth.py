@@ -15,7 +15,6 @@ from statistics import fmean, median
 import psutil
 import pytest
 
-from benchmarks.truth import TruthServer, build
 from pytest_autotune.errors import BenchmarkError
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
@@ -24,26 +23,6 @@ from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured, summarise
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server")
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("truth"))
-
-
-@pytest.fixture
-def serve(executable):
-    """Start a truth server with the given settings; it ends with the test."""
-    servers = []
-
-    def start(**settings):
-        server = TruthServer(executable, **settings)
-        servers.append(server)
-        return server.__enter__()
-
-    yield start
-    for server in servers:
-        server.__exit__(None, None, None)
 
 
 def run(server, concurrency, *, died=lambda: None, on_progress=lambda _: None, api="completions", **changes):

@@ -11,28 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.truth import TruthServer, build
-
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server")
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("truth"))
-
-
-@pytest.fixture
-def serve(executable):
-    """Start a truth server with the given settings; it ends with the test."""
-    servers = []
-
-    def start(**settings):
-        servers.append(TruthServer(executable, **settings))
-        return servers[-1].__enter__()
-
-    yield start
-    for server in servers:
-        server.__exit__(None, None, None)
 
 
 def post(server, path, body, **headers):

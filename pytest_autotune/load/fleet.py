@@ -45,7 +45,7 @@ class Fleet:
                 member = _Member(job, len(self._jobs))
                 self._crew.append(member)
                 self._selector.register(member.channel.number, selectors.EVENT_READ, member)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: without `__enter__` there is no `__exit__`, and workers would stay
             self._stop()
             raise
         return self
