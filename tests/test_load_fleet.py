@@ -133,6 +133,13 @@ def test_logs_and_heartbeats_of_workers_reach_the_run_log_by_age(scripted, caplo
         assert sum("connections to open" in text for text in mine) == 1
 
 
+def test_what_a_worker_logs_in_a_short_batch_is_not_lost(scripted, caplog):
+    caplog.set_level(logging.INFO, "pytest_autotune.load")
+    load(scripted(0.01, chunked(EVENTS)).url, 4, workers=2)
+    said = [record.getMessage() for record in caplog.records if "2 connections to open" in record.getMessage()]
+    assert sorted(text.partition(":")[0] for text in said) == ["load worker 1 of 2", "load worker 2 of 2"]
+
+
 def test_log_records_are_handed_over_by_number_or_by_age(monkeypatch):
     records = worker._Records()
     logger = logging.getLogger("tests.worker")
@@ -145,6 +152,8 @@ def test_log_records_are_handed_over_by_number_or_by_age(monkeypatch):
     for number in range(worker.LOG_SIZE):
         logger.warning("%d", number)
     assert len(records.take(time.monotonic())) == worker.LOG_SIZE
+    logger.info("last")
+    assert records.take(time.monotonic(), rest=True) == [(logging.INFO, "last")]
     assert records.take(now_s + 100) == []
 
 

@@ -117,7 +117,7 @@ class _Member:
         ours.setblocking(False)
         self.channel = Channel(ours)
         self._heard_s = monotonic()
-        self._logged_s = 0.0
+        self._logged_s = self._heard_s
         self._waiting: list[object] = []
         self.tell(job)
 

@@ -119,7 +119,7 @@ class Worker:
         done = self._client.done and not self._told
         try:
             if done or now_s >= self._beaten_s + BEAT_S:
-                self._beat(now_s)
+                self._beat(now_s, last=done)
             if done:
                 self._told = True
                 self._channel.put(Done(self._health(now_s)))
@@ -129,11 +129,13 @@ class Worker:
         self._await_room()
         self._loop.at(now_s + _TICK_S, self._tick)
 
-    def _beat(self, now_s: float) -> None:
+    def _beat(self, now_s: float, *, last: bool) -> None:
         self._beaten_s = now_s
         finished, self._finished = self._finished, []
         client = self._client
-        self._channel.put(Beat(finished, client.running, client.exhausted, self._warmed_up, self._records.take(now_s)))
+        self._channel.put(
+            Beat(finished, client.running, client.exhausted, self._warmed_up, self._records.take(now_s, rest=last))
+        )
 
     def _health(self, now_s: float) -> Health:
         client = self._client
@@ -193,9 +195,9 @@ class _Records(logging.Handler):
             self._oldest_s = monotonic()
         self._kept.append((record.levelno, record.getMessage()))
 
-    def take(self, now_s: float) -> list[tuple[int, str]]:
-        """Return what is to be handed over now."""
-        if not self._kept or (len(self._kept) < LOG_SIZE and now_s - self._oldest_s < LOG_AGE_S):
+    def take(self, now_s: float, *, rest: bool = False) -> list[tuple[int, str]]:
+        """Return what is to be handed over now; `rest`: all there is, because nothing will ask again."""
+        if not self._kept or (not rest and len(self._kept) < LOG_SIZE and now_s - self._oldest_s < LOG_AGE_S):
             return []
         kept, self._kept = self._kept, []
         return kept
