@@ -245,7 +245,7 @@ def test_the_log_lines_of_a_batch_say_how_its_load_was_sent():
     )
     assert sending_lines(record) == [
         sent,
-        "[load] rate=10/s: 95 % confidence: ttft.p99 150 ms to ?",
+        "[load] rate=10/s: 95 % confidence: ttft.p99 at least 150 ms",
         "[load] rate=10/s: steady state: steady",
     ]
     assert sending_lines(batch(8, status="failed")) == []

@@ -60,7 +60,10 @@ def warning_lines(record: BatchRecord) -> list[str]:
 
 
 def _certain(metric: str, interval: Interval) -> str:
-    low, high = ("?" if side is None else quantity(metric, side) for side in interval)
+    low, high = (None if side is None else quantity(metric, side) for side in interval)
+    if low is None or high is None:  # too few requests for a bound on that side
+        known = f"at least {low}" if low else f"at most {high}" if high else "anything"
+        return f"{title(metric)} {known}"
     return f"{title(metric)} {low} to {high}"
 
 
