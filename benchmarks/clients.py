@@ -35,7 +35,7 @@ class Load:
     processes: int = 1
     seed: int = 0
     model: str = "truth"
-    token_ids: bool = False
+    prompts: str | None = None  # a file of them like ShareGPT's; None: made up, of so many tokens
 
     @property
     def requests(self) -> int:
@@ -175,15 +175,29 @@ class VllmBench:
         return missing_from(VLLM_PYTHON, "vllm", "see docs/vllm-on-cpu.md")
 
     def command(self, load: Load, directory: Path) -> Sequence[str]:
-        """Return the command; the tokenizer is that of the tiny model."""
+        """Return the command; the tokenizer is that of the tiny model.
+
+        Prompts of a file are sent with what our client sends beside a prompt: greedy decoding, which is not
+        this client's default and less work for a server, and a floor on the output.
+        """
+        prompts: dict[str, object] = {
+            "dataset-name": "random",
+            "random-input-len": load.prompt_tokens,
+            "random-output-len": load.output_tokens,
+        }
+        if load.prompts:
+            prompts = {
+                "dataset-name": "sharegpt",
+                "dataset-path": load.prompts,
+                "sharegpt-output-len": load.output_tokens,
+                "temperature": 0,
+                "extra-body": json.dumps({"min_tokens": load.output_tokens}),
+            }
         options: dict[str, object] = {
             "backend": "openai",
             "base-url": load.url,
             "model": load.model,
             "tokenizer": self._tokenizer,
-            "dataset-name": "random",
-            "random-input-len": load.prompt_tokens,
-            "random-output-len": load.output_tokens,
             "num-prompts": load.requests,
             "ready-check-timeout-sec": 0,  # else it sends one request more, before the others
             "request-id-prefix": "vllm-",
@@ -193,7 +207,7 @@ class VllmBench:
             "result-filename": directory / "result.json",
         }
         options |= {"max-concurrency": load.streams} if load.rate is None else {"request-rate": load.rate}
-        flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        flags = [str(part) for name, value in (prompts | options).items() for part in (f"--{name}", value)]
         script = ROOT / "tests" / "real" / "bench_serve.py"
         return [str(VLLM_PYTHON), str(script), *flags, "--ignore-eos", "--save-result", "--disable-tqdm"]
 

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from pytest_autotune.load.generator import Target, Workload
+from pytest_autotune.load.generator import Row, Target, Workload
 from pytest_autotune.load.http import HttpLoad
 from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
@@ -21,6 +21,7 @@ from pytest_autotune.statistics import measured, summarise
 def main() -> None:
     """Load, summarise and print."""
     load = json.loads(sys.argv[1])
+    conversations = json.loads(Path(load["prompts"]).read_text()) if load["prompts"] else []
     level = Level(load["streams"]) if load["rate"] is None else Level(load["rate"], "rate")
     workload = Workload(
         prompt_tokens=Fixed(load["prompt_tokens"]),
@@ -31,8 +32,9 @@ def main() -> None:
         max_requests=load["count"],
         seed=load["seed"],
         workers=load["processes"],
+        rows=tuple(Row(text=each["conversations"][0]["value"]) for each in conversations),
     )
-    target = Target(load["url"], load["model"], ignore_eos=True, token_ids=load["token_ids"])
+    target = Target(load["url"], load["model"], ignore_eos=True)
     measurement = HttpLoad().run(target, level, workload, died=lambda: None, on_progress=lambda _: None)
     metrics = summarise(measurement.samples, measurement.window_s, gpus=0, request_limits={})
     if load["samples"]:
