@@ -7,12 +7,15 @@ import json
 import shutil
 from functools import partial
 from itertools import islice
+from statistics import fmean
 from typing import TYPE_CHECKING
 
+from pytest_autotune.budget import Budget, BudgetSpent, Cost, cost_of, ending
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
+from pytest_autotune.records import utc_now
 from pytest_autotune.search import Observation, failure_value, suggest
 from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Status
@@ -20,7 +23,8 @@ from pytest_autotune.space import label
 from pytest_autotune.trial import Plan, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from pytest_autotune.engines.engine import Engine
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
 
+    Choose = Callable[[tuple[TrialRecord, ...]], Configuration]
+
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
+GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
 DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 
 
@@ -43,7 +50,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     problems = unknown_flags(suite, installed)
     if problems:
         raise problems[0]
-    adaptive = None if suite.search.strategy == "grid" else [suite.search.model_dump(), repr(suite.space)]
+    adaptive = None if suite.search.strategy == "grid" else [suite.search.identity(), repr(suite.space)]
     identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return Plan(
@@ -61,10 +68,10 @@ def _slots(suite: Suite) -> Iterator[Slot]:
     """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
     if suite.search.strategy == "grid":
         for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):
-            yield Slot(label(configuration), index, configuration, partial(_choose_fixed, configuration))
+            yield Slot(label(configuration), index, configuration, _within_budget(suite, _given(configuration)))
         return
     for index in range(suite.search.trials or DEFAULT_TRIALS):
-        yield Slot(f"trial-{index:03d}", index, {}, partial(_choose_searched, suite, index))
+        yield Slot(f"trial-{index:03d}", index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))
 
 
 def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
@@ -96,8 +103,55 @@ def _missing_disk(output: Path) -> tuple[str, ...]:
     return (f"needs {DISK_NEEDED_BYTES // 2**20} MiB free for logs and results in {place}, {free // 2**20} MiB are",)
 
 
-def _choose_fixed(configuration: Configuration, _history: tuple[TrialRecord, ...]) -> Configuration:
-    return configuration
+def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
+    """Return why the search begins no further trial; empty when nothing keeps it from that."""
+    budget = suite.search.budget
+    if budget == Budget():
+        return ""
+    finished = sorted((trial for trial in history if trial.state == "finished"), key=_ended)
+    judged = (
+        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in finished
+    )
+    return ending(budget, cost_of(history, utc_now()), (one.rank_value for one in judged))
+
+
+def grid_cost(plan: Plan, history: tuple[TrialRecord, ...]) -> Cost | None:
+    """Return about what every configuration at every level for its whole duration costs, start-up as it was so far.
+
+    None when that cannot be said: nothing was deployed, the parameters have no grid or too large a one, or
+    the length of a batch depends on a trace.
+    """
+    suite, load = plan.suite, plan.suite.load
+    deploys_s = [trial.deploy_s for trial in history if trial.deploy_s is not None]
+    try:
+        if not deploys_s or load.planned_duration_s is None or suite.space.size() > GRID_COUNTED:
+            return None
+        configurations = list(suite.configurations())
+    except ValueError:
+        return None
+    batch_s = load.planned_warmup_s + load.planned_duration_s
+    trial_s = fmean(deploys_s) + len(plan.levels) * batch_s
+    gpus = sum(max(plan.engine.gpus(suite, configuration), 1) for configuration in configurations)
+    return Cost(len(configurations), gpu_time_s=trial_s * gpus, time_s=trial_s * len(configurations))
+
+
+def _ended(trial: TrialRecord) -> tuple[datetime, int]:
+    return trial.ended_at or trial.started_at, trial.id
+
+
+def _within_budget(suite: Suite, choose: Choose) -> Choose:
+    """Return `choose`, which raises `BudgetSpent` once the search has ended."""
+
+    def chosen(history: tuple[TrialRecord, ...]) -> Configuration:
+        if reason := how_it_ended(suite, history):
+            raise BudgetSpent(f"the search has ended: {reason}")
+        return choose(history)
+
+    return chosen
+
+
+def _given(configuration: Configuration) -> Choose:
+    return lambda _history: configuration
 
 
 def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...]) -> Configuration:

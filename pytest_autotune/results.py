@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_autotune.budget import cost_of
 from pytest_autotune.engines.engine import Address
 from pytest_autotune.engines.requirements import environment_of
 from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.load.plan import secrets_of
+from pytest_autotune.plan import grid_cost, how_it_ended
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
@@ -66,14 +68,11 @@ def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
     run.selected(plan, report.selection.best)
-    finished = sum(trial.state == "finished" for trial in history)
-    # An adaptive search ends early when nothing is left to try: any part of it that was finished is judged.
-    complete = finished >= (len(plan.slots) if plan.suite.search.strategy == "grid" else 1)
     conclusion = Conclusion(
         nodeid=covered.suite,
         gate=report.gate,
         lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-        partial="" if complete else f"{finished} of {len(plan.slots)} trials were finished; the gate judges all",
+        partial=_partial(plan, history, report.ended),
     )
     return conclusion, report
 
@@ -96,12 +95,13 @@ def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
     )
 
 
-def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport:
+def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteReport:
     suite = plan.suite
     selection = select(_judge(run, plan, trial) for trial in history)
     environment = run.environment
     now = utc_now()
     best = selection.best
+    ended = how_it_ended(suite, history) if _finished(history) < len(plan.slots) else ""
     return SuiteReport(
         suite=suite,
         path=plan.nodeid,
@@ -120,7 +120,24 @@ def _report(run: Run, plan: Plan, history: Sequence[TrialRecord]) -> SuiteReport
         environment=environment,
         gpu=_gpus(environment),
         commit=str(environment.get("git", {}).get("revision", "")),
+        ended=ended,
+        spent=cost_of(history, now),
+        everything=None if _partial(plan, history, ended) else grid_cost(plan, history),
     )
+
+
+def _finished(history: Sequence[TrialRecord]) -> int:
+    return sum(trial.state == "finished" for trial in history)
+
+
+def _partial(plan: Plan, history: Sequence[TrialRecord], ended: str) -> str:
+    """Say that only a part of a search was run; empty for a whole one.
+
+    A search that ended before its last trial, or found nothing left to try, is whole with what was finished.
+    """
+    number = _finished(history)
+    needed = len(plan.slots) if plan.suite.search.strategy == "grid" and not ended else 1
+    return "" if number >= needed else f"{number} of {len(plan.slots)} trials were finished; the gate judges all"
 
 
 def _server_env(plan: Plan) -> dict[str, str]:

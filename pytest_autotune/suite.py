@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, InstanceOf, SkipValidation
 
+from pytest_autotune.budget import Budget
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import (
     AnyText,
@@ -52,10 +53,36 @@ class SearchBlock(Block):
     trials: PositiveCount | None = Field(
         default=None, description="At most so many trials. Default: all of a grid, else 20."
     )
+    time_s: PositiveDuration | None = Field(
+        default=None,
+        alias="time",
+        description="Begin no trial after so much time, of all runs of the search together.",
+        examples=["2h"],
+    )
+    gpu_time_s: PositiveDuration | None = Field(
+        default=None,
+        alias="gpu_time",
+        description="Begin no trial after so much GPU time: the time of each trial times its GPUs.",
+        examples=["16h"],
+    )
+    patience: PositiveCount | None = Field(
+        default=None,
+        description="Begin no trial after so many in a row that brought nothing better than the best compliant one.",
+        examples=[8],
+    )
     seed: Count = Field(default=0, description="Equal seeds choose equal configurations.")
     defaults: Flag = Field(
         default=True, description="Measure the engine's defaults (only `fixed`) first, as the reference."
     )
+
+    @property
+    def budget(self) -> Budget:
+        """What ends the search before its last trial."""
+        return Budget(time_s=self.time_s, gpu_time_s=self.gpu_time_s, patience=self.patience)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides which configurations are tried, not how many: a larger budget continues a search."""
+        return self.model_dump(exclude_defaults=True, exclude={"trials", "time_s", "gpu_time_s", "patience"})
 
 
 class TimeoutsBlock(Block):

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_autotune.budget import saved_line
 from pytest_autotune.masking import secret_values
 from pytest_autotune.slo import Status
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from pytest_autotune.budget import Cost
     from pytest_autotune.gate import Gate
     from pytest_autotune.selection import Selection
     from pytest_autotune.suite import Suite
@@ -57,6 +59,9 @@ class SuiteReport:
     gpu: str = ""  # e.g. "8 x NVIDIA H100 80GB HBM3"
     keys: tuple[str, ...] = ()  # header values of the load that were filled in from the environment
     commit: str = ""  # git revision of the suite's repository
+    ended: str = ""  # why the search began no further trial; empty when it went through all
+    spent: Cost | None = None  # what the whole search has cost, in all its runs
+    everything: Cost | None = None  # about what the full grid would; None when that cannot be said
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -65,6 +70,11 @@ class SuiteReport:
             str(judged.status) if judged.trial.state == "finished" else UNFINISHED for judged in self.selection.ranking
         )
         return {name: counted[name] for name in (*map(str, Status), UNFINISHED) if counted[name]}
+
+    @property
+    def saved(self) -> str:
+        """What the search saved against the full grid, in words; empty when it saved nothing."""
+        return saved_line(self.spent, self.everything) if self.spent and self.everything else ""
 
     @property
     def server_env(self) -> dict[str, str]:

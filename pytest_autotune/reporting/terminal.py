@@ -34,7 +34,7 @@ def summary_lines(
     lines of every trial; else only what spoils a batch is told of its load.
     """
     selection = report.selection
-    lines = [_headline(report)]
+    lines = [_headline(report), *_economy(report)]
     if selection.best is not None:
         lines.append(f"  best: {_settings(selection.best, report)}  [{_clean(selection.best.trial.slot, report)}]")
         if selection.best is selection.reference:
@@ -71,6 +71,12 @@ def _headline(report: SuiteReport) -> str:
         f"{count(report.deployments, 'server')} started, {duration(report.elapsed_s)}",
         report,
     )
+
+
+def _economy(report: SuiteReport) -> list[str]:
+    """Say why the search ended before its last trial, and what it saved."""
+    ended = f"the search has ended: {report.ended}" if report.ended else ""
+    return [f"  {line}" for line in (ended, report.saved) if line]
 
 
 def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
