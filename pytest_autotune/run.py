@@ -166,6 +166,7 @@ class Run:
             run_id=self.id,
             owner=self.owner,
             fresh=self.settings.fresh,
+            rejudge=self.settings.rejudge,
             output=self.directory,
             deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
     from pytest_autotune.results import Conclusion
+    from pytest_autotune.settings import Settings
 
 Outcome = Literal["passed", "failed", "skipped"]
 PHASES: tuple[Literal["setup", "call", "teardown"], ...] = ("setup", "call", "teardown")
@@ -32,6 +33,7 @@ def begin(config: pytest.Config) -> None:
     from pytest_autotune import nodes
 
     _refuse_reruns(config)
+    _refuse_fresh_rejudging(settings_of(config))
     config.pluginmanager.register(nodes, "autotune-fixtures")
     if settings_of(config).plan_only:
         return
@@ -56,6 +58,13 @@ def _refuse_reruns(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--reruns cannot be combined with --autotune: a trial's batches share one server and one record; "
             "run the same command again to measure again what could not be measured"
+        )
+
+
+def _refuse_fresh_rejudging(settings: Settings) -> None:
+    if settings.fresh and settings.rejudge:
+        raise pytest.UsageError(
+            "--autotune-fresh measures everything again and --autotune-rejudge nothing: leave one of them out"
         )
 
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class Settings:
     """What the command line and the ini file say about this run."""
 
-    active: bool  # --autotune, and something is to be run
+    active: bool  # --autotune or --autotune-rejudge, and something is to be run
     plan_only: bool  # --collect-only or --setup-plan: show, start nothing
     fresh: bool
+    rejudge: bool  # judge what is recorded, deploy nothing
     store_url: str
     output: Path  # directory of results, logs and exports; not yet created
     junit: Path | None
@@ -31,10 +32,12 @@ class Settings:
         output = config.rootpath / config.getini("autotune_output")
         url = config.getoption("autotune_store") or config.getini("autotune_store")
         junit = config.getoption("autotune_junit")
+        rejudge = config.getoption("autotune_rejudge")
         return cls(
-            active=config.getoption("autotune"),
+            active=config.getoption("autotune") or rejudge,
             plan_only=bool(config.option.collectonly or config.option.setupplan),
             fresh=config.getoption("autotune_fresh"),
+            rejudge=rejudge,
             store_url=_store_url(url, output, config.invocation_params.dir),
             output=output,
             junit=None if junit is None else config.invocation_params.dir / junit,
@@ -63,6 +66,11 @@ def add_options(parser: pytest.Parser) -> None:
         "--autotune-fresh",
         action="store_true",
         help="measure everything again instead of continuing with recorded trials",
+    )
+    group.addoption(
+        "--autotune-rejudge",
+        action="store_true",
+        help="search without deploying anything: judge what is recorded by the limits and the objective of today",
     )
     group.addoption(
         "--autotune-store",

@@ -16,6 +16,7 @@ from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_record, judge_trial, slo_lines
 from pytest_autotune.slo import Status
 from pytest_autotune.statistics import measured
+from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
+NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
@@ -79,6 +81,7 @@ class Bench:
     run_id: str
     owner: str
     fresh: bool
+    rejudge: bool  # answer from the store only
     output: Path  # directory of this run
     deployer: Deployer
     generator: LoadGenerator
@@ -105,17 +108,7 @@ class LiveTrial:
 
     def __init__(self, plan: Plan, slot: Slot, bench: Bench) -> None:
         """Claim the slot; raise `NotRun` when another process is at it."""
-        claim = bench.store.claim(
-            bench.run_id,
-            plan.study,
-            slot.name,
-            owner=bench.owner,
-            fresh=bench.fresh,
-            choose=slot.choose,
-            retry=worth_retrying,
-        )
-        if claim.kind == "busy":
-            raise NotRun(f"being measured by another process ({claim.trial.owner})")
+        claim = _recall(plan, slot, bench) if bench.rejudge else _claim(plan, slot, bench)
         self.plan = plan
         self.slot = slot
         self.recorded = claim.kind == "recorded"
@@ -156,6 +149,8 @@ class LiveTrial:
             return self._server
         if self.failure is not None:
             raise NotRun(f"not deployed: {self.failure}")
+        if self._bench.rejudge:
+            raise NotRun(NOTHING_DEPLOYED)
         try:
             self._server = self._deploy()
         except DeployError as failure:
@@ -403,6 +398,30 @@ class LiveTrial:
         store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
         self.record = store.trial(self.record.id)
         self._bench.finished(self.record)
+
+
+def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
+    claim = bench.store.claim(
+        bench.run_id,
+        plan.study,
+        slot.name,
+        owner=bench.owner,
+        fresh=bench.fresh,
+        choose=slot.choose,
+        retry=worth_retrying,
+    )
+    if claim.kind == "busy":
+        raise NotRun(f"being measured by another process ({claim.trial.owner})")
+    return claim
+
+
+def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:
+    """Return the recorded trial of a slot, whatever another try might bring."""
+    finished = (trial for trial in plan.history(bench.store) if trial.state == "finished" and trial.slot == slot.name)
+    recorded = next(finished, None)
+    if recorded is None:
+        raise NotRun(f"not measured yet; {NOTHING_DEPLOYED}")
+    return Claim("recorded", recorded)
 
 
 def _remarks(measurement: Measurement) -> tuple[str, ...]:
