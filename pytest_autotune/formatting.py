@@ -108,10 +108,11 @@ def settings(configuration: Configuration) -> str:
     """Write a configuration as ``name=value`` words, sorted; ``engine defaults`` when it overrides nothing."""
     if not configuration:
         return "engine defaults"
-    return " ".join(f"{name}={_value(configuration[name])}" for name in sorted(configuration))
+    return " ".join(f"{name}={setting(configuration[name])}" for name in sorted(configuration))
 
 
-def _value(value: object) -> str:
+def setting(value: object) -> str:
+    """Write the value of one parameter: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -42,6 +42,8 @@ def test_the_summary_compares_the_best_with_the_defaults_and_ranks_the_trials():
         "       out of memory: 3 GiB short",
         "  5  999.00  c1        c1     1  interrupted  max-num-seqs=32 tp=1",
         "",
+        "  what binds the best: at concurrency 16: ttft.p90: 612 ms > 500 ms (+22 %)",
+        "",
         "  max-num-seqs=64 tp=2:",
         "  [slo] 2/4 batches compliant",
         "  [slo] concurrency=16 violates ttft.p90: 612 ms > 500 ms (+22 %)",
@@ -117,7 +119,7 @@ def test_a_long_ranking_is_cut_but_the_defaults_are_always_in_it():
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_tables_keep_to_the_width_of_the_terminal(width):
     wide = dataclasses.replace(BEST, configuration={"speculative-config": {"model": "x" * 200}})
-    whole = ("suites/", "  best:", "  [slo]", "    /usr", "  written", "  No conf")
+    whole = ("suites/", "  best:", "  [slo]", "    /usr", "  written", "  No conf", "  what binds")
     lines = summary_lines(report(DEFAULTS, wide, REFUSED), width=width)
     assert all(len(line) <= width for line in lines if not line.startswith(whole))
     assert any(line.endswith("...") for line in lines)

@@ -70,6 +70,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "noise": NOISE,
             "tied": [dict(judged.trial.configuration) for judged in report.selection.tied[1:]],
         },
+        "explanation": None if report.explanation is None else dataclasses.asdict(report.explanation),
         "gate": [dataclasses.asdict(rule) for rule in report.gate.rules],
         "environment": report.environment,
         "gpu": report.gpu,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_autotune.budget import saved_line
+from pytest_autotune.explanation import explain_best
 from pytest_autotune.masking import secret_values
 from pytest_autotune.slo import Status
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pytest_autotune.budget import Cost
+    from pytest_autotune.explanation import Explanation
     from pytest_autotune.gate import Gate
     from pytest_autotune.selection import Selection
     from pytest_autotune.suite import Suite
@@ -70,6 +72,11 @@ class SuiteReport:
             str(judged.status) if judged.trial.state == "finished" else UNFINISHED for judged in self.selection.ranking
         )
         return {name: counted[name] for name in (*map(str, Status), UNFINISHED) if counted[name]}
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """Why the best is the best; None when nothing was selected."""
+        return explain_best(self.selection)
 
     @property
     def saved(self) -> str:

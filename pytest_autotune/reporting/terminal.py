@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pytest_autotune.explanation import step_words
 from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
 from pytest_autotune.masking import mask, mask_text
 from pytest_autotune.reporting.command import one_line
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from pytest_autotune.explanation import Explanation
     from pytest_autotune.reporting.report import SuiteReport
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.slo import Limit
@@ -48,6 +50,8 @@ def summary_lines(
         )
     if selection.ranking:
         lines += ["", *_cut(_ranking(report, top), width)]
+    if (why := report.explanation) is not None:
+        lines += ["", *_reasons(why, report, width)]
     if told := _told(report, verbose=verbose):
         for judged in told:
             lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
@@ -153,6 +157,21 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
         lines += [line, f"       {_clean(judged.reason, report)}"] if judged.reason else [line]
     if rest := len(numbered) - len(shown):
         lines.append(f"  ... and {count(rest, 'more trial')}")
+    return lines
+
+
+def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
+    """Say what keeps the best from a higher load, which parameters mattered, and what one step from it did."""
+    lines = [f"  what binds the best: {_clean(why.binding, report)}"]
+    if clear := [importance for importance in why.importances if importance.low > 0]:
+        lines.append(f"  differences between trials go with: {', '.join(map(str, clear))}")
+    elif why.importances:
+        trials = count(sum(report.outcomes.values()), "trial")
+        lines.append(f"  {trials} do not tell which parameter their differences go with")
+    if why.steps:
+        rows = [[_clean(mask_text(cell, report.secrets), report) for cell in step_words(step)] for step in why.steps]
+        header = ["one step from the best", "", title(report.suite.objective.metric)]
+        lines += ["", *_cut(_table(header, rows, left=(0, 1, 2)), width)]
     return lines
 
 
