@@ -205,6 +205,21 @@ def _read_above_zero(value: Any) -> float:
     return number
 
 
+def read_objectives(value: Any, *, also: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Read one objective or a list of different ones."""
+    if not isinstance(value, list):
+        return (read_objective(value, also=also),)
+    if not value:
+        raise ValueError("an empty list has no objective; write e.g. 'maximize output_throughput'")
+    collector = Collector()
+    read = [collector.read((index,), read_objective, each, also=also) for index, each in enumerate(value)]
+    for index, objective in enumerate(read):
+        if objective is not None and objective in read[:index]:
+            collector.note((index,), f"{' '.join(objective)!r} is there twice; remove one")
+    collector.finish()
+    return tuple(read)
+
+
 def read_objective(value: Any, *, also: Sequence[str] = ()) -> tuple[str, str]:
     """Split ``maximize output_throughput``; `also` are metrics beyond the built-in ones."""
     directions = ("maximize", "minimize")
@@ -321,4 +336,7 @@ SLO_SCHEMA: dict[str, Any] = _object(
     },
     patternProperties={rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
 )
-OBJECTIVE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
+_OBJECTIVE = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
+OBJECTIVE_SCHEMA: dict[str, Any] = {
+    "anyOf": [_OBJECTIVE, {"type": "array", "items": _OBJECTIVE, "minItems": 1, "uniqueItems": True}]
+}

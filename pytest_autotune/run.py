@@ -15,7 +15,7 @@ from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -51,7 +51,7 @@ class Run:
         self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
-        self._limits: dict[str, dict[str, object]] = {}  # of the suites of a run, by run and study
+        self._needed: dict[str, dict[str, object]] = {}  # by run and study: what decides which metrics there are
         self._resources = ExitStack()
         self._standing: Standing | None = None
 
@@ -176,14 +176,13 @@ class Run:
         )
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
-        """Return a recorded trial with the metrics that the suite needs now: anew if its limits were others then."""
+        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""
         from pytest_autotune.recorded import restate
 
-        limits = plan.suite.document()["slo"]
-        if trial.run_id not in self._limits:
+        if trial.run_id not in self._needed:
             suites = self.store.suites_of_run(trial.run_id)
-            self._limits[trial.run_id] = {covered.study: covered.document["slo"] for covered in suites}
-        if self._limits[trial.run_id].get(plan.study) == limits:
+            self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
+        if self._needed[trial.run_id].get(plan.study) == _needed(plan.suite.document()):
             return trial
         return restate(trial, plan.suite, self.store)
 
@@ -253,6 +252,11 @@ class Run:
         from pytest_autotune.load.http import HttpLoad
 
         return HttpLoad()
+
+
+def _needed(document: Mapping[str, Any]) -> list[object]:
+    """Return the parts of a suite's document that metrics are computed for."""
+    return [document["slo"], document["objective"], document.get("tradeoffs", [])]
 
 
 class UtcFormatter(logging.Formatter):

@@ -163,7 +163,6 @@ class Plain(Block):
         default=None, description="GPUs that one server takes, when the engine cannot tell from its settings."
     )
     load: LoadBlock = Field(default_factory=LoadBlock, description="What is sent, at which levels, for how long.")
-    objective: Objective = Objective()
     search: SearchBlock = Field(default=SearchBlock(), description="How configurations are chosen.")
     timeouts: TimeoutsBlock = Field(default=TimeoutsBlock(), description="A deadline for each phase of a trial.")
 
@@ -177,8 +176,15 @@ class Suite(Plain):
     space: InstanceOf[Space] = Space(())  # from `parameters:` and `constraints:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
+    objective: Objective = Objective()  # that the best is selected by
+    tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objective that the best is selected by, then those that the Pareto front holds against it."""
+        return (self.objective, *self.tradeoffs)
 
     def configurations(self) -> Iterator[Configuration]:
         """Yield what a grid tries: first the engine's defaults if they are asked for, then every allowed combination.
@@ -192,7 +198,7 @@ class Suite(Plain):
 
     def extra_metrics(self) -> tuple[str, ...]:
         """Return the metrics with a statistic (``ttft.p90``) that limits and objective need, sorted."""
-        names = {self.objective.metric, *(limit.metric for limit in self.slo)}
+        names = {*(objective.metric for objective in self.objectives), *(limit.metric for limit in self.slo)}
         return tuple(sorted(name for name in names if "." in name))
 
     def document(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
 
 from pytest_autotune import notation
 from pytest_autotune.constraints import Constraint
@@ -47,10 +47,10 @@ _NEED_MODEL = ("vllm", "sim")
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
 
-def _objective(value: Any, info: ValidationInfo) -> Any:
+def _objectives(value: Any, info: ValidationInfo) -> tuple[Objective, ...]:
     metrics = info.context["metrics"] if info.context else ()
-    direction, metric = notation.read_objective(value, also=metrics)
-    return Objective.model_validate({"direction": direction, "metric": metric})
+    read = notation.read_objectives(value, also=metrics)
+    return tuple(Objective.model_validate({"direction": direction, "metric": metric}) for direction, metric in read)
 
 
 class SuiteFile(Plain):
@@ -75,10 +75,13 @@ class SuiteFile(Plain):
         description="Limits that every batch must keep. Without error_rate, 1% is its limit; without delivered, "
         "98% is that of a load with a rate, a burst or a trace.",
     )
-    objective: Annotated[Objective, BeforeValidator(_objective), WithJsonSchema(notation.OBJECTIVE_SCHEMA)] = Field(
-        default=Objective(),
-        description="What is best among the configurations that keep the limits.",
-        examples=["maximize output_throughput_per_gpu"],
+    objective: Annotated[
+        tuple[Objective, ...], PlainValidator(_objectives), WithJsonSchema(notation.OBJECTIVE_SCHEMA)
+    ] = Field(
+        default=(Objective(),),
+        description="What is best among the configurations that keep the limits. The first of a list selects; "
+        "what no other configuration beats in all of them is the Pareto front.",
+        examples=["maximize output_throughput_per_gpu", ["maximize output_throughput_per_gpu", "minimize e2e.p90"]],
     )
 
 
@@ -135,8 +138,10 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
         shared["deploy"] = "endpoint"
+    objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
-        shared["objective"] = Objective(metric="request_throughput")
+        objective = Objective(metric="request_throughput")
+    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs)}
     if steepness is not None:
         shared["steepness"] = steepness
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
@@ -219,7 +224,7 @@ def _check_metrics(file: SuiteFile, collector: Collector) -> None:
     for limit in file.slo.limits:
         if _of_tokens(limit.metric):
             collector.note(("slo", limit.metric), remedy)
-    if "objective" in file.model_fields_set and _of_tokens(file.objective.metric):
+    if "objective" in file.model_fields_set and any(_of_tokens(objective.metric) for objective in file.objective):
         collector.note(("objective",), remedy)
 
 

@@ -105,7 +105,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, objective, search, timeouts, parameters, constraints, slo",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, slo, objective",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -483,6 +483,21 @@ BROKEN = [
         HEAD + "objective: output_throughput\n",
         "chat.yaml:4: objective: 'output_throughput' is not an objective (did you mean 'maximize output_throughput'?); write 'maximize METRIC' or 'minimize METRIC'",
         id="objective without a direction",
+    ),
+    pytest.param(
+        HEAD + "objective:\n  - maximize output_throughput\n  - maximize ttft.p90\n",
+        "chat.yaml:6: objective[1]: 'maximize ttft.p90' wants a worse server (did you mean 'minimize ttft.p90'?)",
+        id="second objective that wants a worse server",
+    ),
+    pytest.param(
+        HEAD + "objective: [minimize ttft.p90, minimize ttft.p90]\n",
+        "chat.yaml:4: objective[1]: 'minimize ttft.p90' is there twice; remove one",
+        id="objective given twice",
+    ),
+    pytest.param(
+        HEAD + "objective: []\n",
+        "chat.yaml:4: objective: an empty list has no objective; write e.g. 'maximize output_throughput'",
+        id="no objective in a list",
     ),
     pytest.param(
         HEAD + "objective: maximise output_throughput\n",

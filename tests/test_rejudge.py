@@ -28,3 +28,19 @@ def test_measuring_everything_again_and_nothing_is_refused(project):
     result = project.run("suites", "--autotune-rejudge", "--autotune-fresh")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*leave one of them out*"])
+
+
+def test_a_further_objective_is_computed_from_stored_requests(project):
+    suite = project.suite()
+    assert project.run("suites", "--autotune").ret == 0
+    objectives = "objective: [maximize output_throughput, minimize e2e.p97]"
+    suite.write_text(suite.read_text().replace("objective: maximize output_throughput", objectives))
+    result = project.run("suites", "--autotune-rejudge")
+    result.stdout.fnmatch_lines(
+        [
+            "*0 servers started*",
+            "*no compliant measurement beats these*",
+            "*output throughput*e2e.p97*",
+            "*tok/s*ms*c8*",
+        ]
+    )

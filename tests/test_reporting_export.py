@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pytest_autotune.files import write_atomically
 from pytest_autotune.reporting.command import one_line, stable_words
-from pytest_autotune.reporting.export import best_script, write_best
+from pytest_autotune.reporting.export import best_document, best_script, write_best
 from pytest_autotune.store import Store
+from pytest_autotune.suite import Objective
 from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
 
 ECHO = ("/usr/bin/printf", "%s\\0")
@@ -246,3 +247,13 @@ def test_the_command_line_can_be_pasted_with_its_environment(tmp_path):
     assert run(line, tmp_path, API_KEY="mine") == ["two words", "--port", "8000", "--api-key=mine", "a'b"]
     assert SECRET not in line
     assert "hidden" not in line
+
+
+def test_the_pareto_front_is_exported_with_its_metrics():
+    of = suite(tradeoffs=(Objective(direction="minimize", metric="ttft.p90"),))
+    told = report(DEFAULTS, BEST, of=of)
+    front = best_document(told, told.selection.best)["pareto_front"]
+    assert [(point["trial"], point["level"], point["metrics"]) for point in front] == [
+        ("max-num-seqs:64-tp:2", "c8", {"output_throughput": 231.7, "ttft.p90": 0.394}),
+        ("max-num-seqs:64-tp:2", "c1", {"output_throughput": 45.0, "ttft.p90": 0.1}),
+    ]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from pytest_autotune.reporting.terminal import summary_lines
+from pytest_autotune.suite import Objective
 from tests.make_records import batch, trial
 from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
@@ -148,3 +149,15 @@ def test_a_suite_of_which_nothing_ran_is_one_sentence():
         "suites/chat.yaml: chat on vllm 0.11.0: 0 trials, 0 servers started, 10 min 00 s",
         "  No trial was finished. Run the same command again: it continues where this run stopped.",
     ]
+
+
+def test_several_objectives_show_what_no_other_measurement_beats():
+    of = suite(tradeoffs=(Objective(direction="minimize", metric="ttft.p90"),))
+    lines = summary_lines(report(DEFAULTS, BEST, VIOLATING, of=of))
+    start = lines.index("  no compliant measurement beats these in every objective:")
+    assert lines[start + 1 : start + 4] == [
+        "  output throughput  ttft.p90  at  GPUs  configuration",
+        "       231.70 tok/s    394 ms  c8     2  max-num-seqs=64 tp=2",
+        "        45.00 tok/s    100 ms  c1     2  max-num-seqs=64 tp=2",
+    ]
+    assert not any("beats these" in line for line in summary_lines(report(DEFAULTS, BEST)))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pytest_autotune.pareto import Point
     from pytest_autotune.reporting.report import SuiteReport
     from pytest_autotune.samples import Level
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
@@ -62,6 +63,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "slo": [_limit(limit) for limit in suite.slo],
             "steepness": suite.steepness,
             "objective": suite.objective.model_dump(mode="json"),
+            "tradeoffs": [objective.model_dump(mode="json") for objective in suite.tradeoffs],
             "search": suite.search.model_dump(mode="json"),
             "trials": report.outcomes,
             "ended": report.ended,
@@ -70,6 +72,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "noise": NOISE,
             "tied": [dict(judged.trial.configuration) for judged in report.selection.tied[1:]],
         },
+        "pareto_front": [_point(point, report) for point in report.front],
         "explanation": None if report.explanation is None else dataclasses.asdict(report.explanation),
         "gate": [dataclasses.asdict(rule) for rule in report.gate.rules],
         "environment": report.environment,
@@ -121,6 +124,17 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "started_at": utc_text(trial.started_at, timespec="seconds"),
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
+    }
+
+
+def _point(point: Point, report: SuiteReport) -> dict[str, Any]:
+    metrics = (objective.metric for objective in report.suite.objectives)
+    return {
+        "trial": point.trial.trial.slot,
+        "configuration": point.trial.trial.configuration,
+        "gpus": point.trial.trial.gpus,
+        **_level(point.batch.level),
+        "metrics": dict(zip(metrics, point.values, strict=True)),
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_autotune.budget import saved_line
 from pytest_autotune.explanation import explain_best
 from pytest_autotune.masking import secret_values
+from pytest_autotune.pareto import pareto_front
 from pytest_autotune.slo import Status
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_autotune.budget import Cost
     from pytest_autotune.explanation import Explanation
     from pytest_autotune.gate import Gate
+    from pytest_autotune.pareto import Point
     from pytest_autotune.selection import Selection
     from pytest_autotune.suite import Suite
 
@@ -77,6 +79,12 @@ class SuiteReport:
     def explanation(self) -> Explanation | None:
         """Why the best is the best; None when nothing was selected."""
         return explain_best(self.selection)
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """The Pareto front of the suite's objectives; nothing with a single one, whose front is the best alone."""
+        objectives = self.suite.objectives
+        return pareto_front(self.selection.ranking, objectives) if len(objectives) > 1 else ()
 
     @property
     def saved(self) -> str:

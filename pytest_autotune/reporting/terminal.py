@@ -50,6 +50,8 @@ def summary_lines(
         )
     if selection.ranking:
         lines += ["", *_cut(_ranking(report, top), width)]
+    if report.front:
+        lines += ["", *_cut(_front(report), width)]
     if (why := report.explanation) is not None:
         lines += ["", *_reasons(why, report, width)]
     if told := _told(report, verbose=verbose):
@@ -158,6 +160,25 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
     if rest := len(numbered) - len(shown):
         lines.append(f"  ... and {count(rest, 'more trial')}")
     return lines
+
+
+def _front(report: SuiteReport) -> list[str]:
+    """Return the Pareto front: what no other compliant measurement beats in every objective."""
+    objectives = report.suite.objectives
+    header = [*(title(objective.metric) for objective in objectives), "at", "GPUs", "configuration"]
+    rows = [
+        [
+            *(quantity(objective.metric, value) for objective, value in zip(objectives, point.values, strict=True)),
+            point.batch.level.name,
+            str(point.trial.trial.gpus),
+            _settings(point.trial, report),
+        ]
+        for point in report.front
+    ]
+    return [
+        "  no compliant measurement beats these in every objective:",
+        *_table(header, rows, left=(len(header) - 1,)),
+    ]
 
 
 def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
