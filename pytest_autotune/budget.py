@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pytest_autotune.records import TrialRecord
 
 
-class BudgetSpent(LookupError):  # an ending, not an error
-    """The search has cost what it may, or has stopped finding anything better: a normal end."""
+class SearchEnded(LookupError):  # an ending, not an error
+    """Nothing more is to be measured: the budget is spent, or there is nothing to confirm. A normal end."""
 
 
 @dataclass(frozen=True, slots=True)

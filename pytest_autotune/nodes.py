@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_autotune.budget import BudgetSpent
+from pytest_autotune.budget import SearchEnded
 from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.search import SpaceExhausted
@@ -55,7 +55,7 @@ class Trial(pytest.Collector):
             return
         try:
             self.live = LiveTrial(self.plan, self.slot, run.bench(self.plan))
-        except (NotRun, SpaceExhausted, BudgetSpent) as reason:
+        except (NotRun, SpaceExhausted, SearchEnded) as reason:
             pytest.skip(str(reason))
         self.addfinalizer(self.live.close)
         self.live.forget_checks_but({check.name for check in self.checks})

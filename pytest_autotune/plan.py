@@ -10,20 +10,22 @@ from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from pytest_autotune.budget import Budget, BudgetSpent, Cost, cost_of, ending
+from pytest_autotune.budget import Budget, Cost, SearchEnded, cost_of, ending
+from pytest_autotune.confirmation import confirms, slot_name, to_confirm
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.formatting import count
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.records import utc_now
 from pytest_autotune.search import Observation, failure_value, suggest
-from pytest_autotune.selection import judge_trial
+from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
 from pytest_autotune.space import label
 from pytest_autotune.trial import Plan, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -59,7 +61,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         installed=installed,
         nodeid=nodeid,
         study=study,
-        slots=tuple(_slots(suite)),
+        slots=(*_slots(suite), *_confirming_slots(suite)),
         levels=levels_of(suite.load),
     )
 
@@ -72,6 +74,15 @@ def _slots(suite: Suite) -> Iterator[Slot]:
         return
     for index in range(suite.search.trials or DEFAULT_TRIALS):
         yield Slot(f"trial-{index:03d}", index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))
+
+
+def _confirming_slots(suite: Suite) -> Iterator[Slot]:
+    """Yield the trials that measure the best ones and the engine's defaults again, round by round."""
+    places = suite.search.confirm + suite.search.defaults if suite.search.confirm else 0
+    for repeat in range(suite.search.repeats):
+        for place in range(places):
+            index = repeat * places + place
+            yield Slot(slot_name(repeat, place), index, {}, partial(_choose_confirmed, suite, repeat, place))
 
 
 def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
@@ -108,7 +119,7 @@ def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
     budget = suite.search.budget
     if budget == Budget():
         return ""
-    finished = sorted((trial for trial in history if trial.state == "finished"), key=_ended)
+    finished = sorted((trial for trial in _of_search(history) if trial.state == "finished"), key=_ended)
     judged = (
         judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in finished
     )
@@ -135,16 +146,34 @@ def grid_cost(plan: Plan, history: tuple[TrialRecord, ...]) -> Cost | None:
     return Cost(len(configurations), gpu_time_s=trial_s * gpus, time_s=trial_s * len(configurations))
 
 
+def _choose_confirmed(suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...]) -> Configuration:
+    """Pick what is measured again, from what the search has finished by now."""
+    judged = (
+        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+        for trial in _of_search(history)
+    )
+    search = suite.search
+    chosen = to_confirm(select(judged), top=search.confirm, repeat=repeat, seed=search.seed)
+    if place >= len(chosen):
+        raise SearchEnded(f"nothing to confirm: the search has {count(len(chosen), 'configuration')} to measure again")
+    return chosen[place]
+
+
+def _of_search(history: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Leave out the trials that measure a configuration again: they teach the search nothing new."""
+    return tuple(trial for trial in history if not confirms(trial.slot))
+
+
 def _ended(trial: TrialRecord) -> tuple[datetime, int]:
     return trial.ended_at or trial.started_at, trial.id
 
 
 def _within_budget(suite: Suite, choose: Choose) -> Choose:
-    """Return `choose`, which raises `BudgetSpent` once the search has ended."""
+    """Return `choose`, which raises `SearchEnded` once the search has ended."""
 
     def chosen(history: tuple[TrialRecord, ...]) -> Configuration:
         if reason := how_it_ended(suite, history):
-            raise BudgetSpent(f"the search has ended: {reason}")
+            raise SearchEnded(f"the search has ended: {reason}")
         return choose(history)
 
     return chosen
@@ -160,7 +189,7 @@ def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...])
         return {}
     return suggest(
         suite.space,
-        tuple(observe(trial, suite) for trial in history),
+        tuple(observe(trial, suite) for trial in _of_search(history)),
         seed=suite.search.seed + index,
         strategy=suite.search.strategy,
         fixed=suite.fixed,

@@ -101,7 +101,7 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
     environment = run.environment
     now = utc_now()
     best = selection.best
-    ended = how_it_ended(suite, history) if _finished(history) < len(plan.slots) else ""
+    ended = how_it_ended(suite, history) if _finished(plan, history) < len(plan.searching) else ""
     return SuiteReport(
         suite=suite,
         path=plan.nodeid,
@@ -126,8 +126,10 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
     )
 
 
-def _finished(history: Sequence[TrialRecord]) -> int:
-    return sum(trial.state == "finished" for trial in history)
+def _finished(plan: Plan, history: Sequence[TrialRecord]) -> int:
+    """Return how many trials of the search are finished; there may be fewer to confirm than was allowed for."""
+    names = {slot.name for slot in plan.searching}
+    return sum(trial.state == "finished" and trial.slot in names for trial in history)
 
 
 def _partial(plan: Plan, history: Sequence[TrialRecord], ended: str) -> str:
@@ -135,9 +137,9 @@ def _partial(plan: Plan, history: Sequence[TrialRecord], ended: str) -> str:
 
     A search that ended before its last trial, or found nothing left to try, is whole with what was finished.
     """
-    number = _finished(history)
-    needed = len(plan.slots) if plan.suite.search.strategy == "grid" and not ended else 1
-    return "" if number >= needed else f"{number} of {len(plan.slots)} trials were finished; the gate judges all"
+    number = _finished(plan, history)
+    needed = len(plan.searching) if plan.suite.search.strategy == "grid" and not ended else 1
+    return "" if number >= needed else f"{number} of {len(plan.searching)} trials were finished; the gate judges all"
 
 
 def _server_env(plan: Plan) -> dict[str, str]:

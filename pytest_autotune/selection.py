@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_autotune.confirmation import merge_repeats
 from pytest_autotune.formatting import count, quantity, title
 from pytest_autotune.slo import Check, Status, Verdict, judge, penalised
 
@@ -69,6 +70,7 @@ class JudgedTrial:
     best: JudgedBatch | None  # the compliant batch with the best rank value
     capacity: Level | None  # the highest compliant level
     least_violating: JudgedBatch | None  # when none complies: the one whose worst hard ratio is smallest
+    repeats: tuple[JudgedTrial, ...] = ()  # other trials of the configuration, none of them worse
     own_rank_value: float | None = None  # from an objective of the user's own, to maximise; replaces the batch's
 
     @property
@@ -201,9 +203,15 @@ def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
     `noise` (relative) of the highest value are tied, and the tie goes to fewer overrides, then
     fewer GPUs, then the earlier trial. Measuring from the highest value, and not from neighbour
     to neighbour, keeps a chain of small steps from selecting something clearly worse.
+
+    A configuration that was measured again counts by its worst trial, and before those that were not.
     """
-    everything = sorted(trials, key=_rank)
+    everything = sorted(merge_repeats(trials, rank=_rank), key=_rank)
     eligible = [judged for judged in everything if judged.eligible]
+    # What was measured once owes its place to luck as well: it comes after what was confirmed.
+    confirmed = [judged for judged in eligible if judged.repeats]
+    once = [judged for judged in eligible if not judged.repeats] if confirmed else []
+    eligible = confirmed or eligible
     others = [judged for judged in everything if not judged.eligible]
     top = max((_value(judged) for judged in eligible), default=0.0)
     tied = sorted((judged for judged in eligible if _value(judged) >= top - noise * abs(top)), key=_frugality)
@@ -212,7 +220,7 @@ def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
     defaults = (judged for judged in everything if not judged.trial.configuration)
     return Selection(
         best=best,
-        ranking=(*tied, *behind, *others),
+        ranking=(*tied, *behind, *once, *others),
         tied=tuple(tied),
         reference=min(defaults, key=lambda judged: (judged.trial.state != "finished", _rank(judged)), default=None),
         closest=_closest(everything) if best is None else None,

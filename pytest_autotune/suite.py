@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _SENDING = ("workers", "api_key", "generator_python")  # of a load: whoever sends it, the server sees the same
 
 
+_MORE_OR_LESS = {"trials", "time_s", "gpu_time_s", "patience", "confirm", "repeats"}  # of a search: how much of it
+
+
 class SearchBlock(Block):
     """`search:` how configurations are chosen."""
 
@@ -70,6 +73,12 @@ class SearchBlock(Block):
         description="Begin no trial after so many in a row that brought nothing better than the best compliant one.",
         examples=[8],
     )
+    confirm: Count = Field(
+        default=0,
+        description="After the search, measure so many of the best configurations, and the engine's defaults, again.",
+        examples=[3],
+    )
+    repeats: PositiveCount = Field(default=2, description="How often `confirm` measures each of them again.")
     seed: Count = Field(default=0, description="Equal seeds choose equal configurations.")
     defaults: Flag = Field(
         default=True, description="Measure the engine's defaults (only `fixed`) first, as the reference."
@@ -82,7 +91,7 @@ class SearchBlock(Block):
 
     def identity(self) -> dict[str, Any]:
         """Return what decides which configurations are tried, not how many: a larger budget continues a search."""
-        return self.model_dump(exclude_defaults=True, exclude={"trials", "time_s", "gpu_time_s", "patience"})
+        return self.model_dump(exclude_defaults=True, exclude=_MORE_OR_LESS)
 
 
 class TimeoutsBlock(Block):

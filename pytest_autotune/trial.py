@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
 from pytest_autotune.recorded import failure_of, figures_of, worth_retrying
@@ -62,13 +63,18 @@ class Plan:
         names = {slot.name for slot in self.slots}
         return tuple(trial for trial in store.history(self.study) if trial.slot in names)
 
+    @property
+    def searching(self) -> tuple[Slot, ...]:
+        """The slots of the search, without those that measure its best again."""
+        return tuple(slot for slot in self.slots if not confirms(slot.name))
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A trial to be: its node name, and how its configuration is found when its turn comes."""
 
     name: str
-    index: int
+    index: int  # among those that search, or that confirm
     parameters: Configuration  # of a grid, known at collection; empty for a slot that the search fills
     choose: Callable[[tuple[TrialRecord, ...]], Configuration]
 
@@ -270,6 +276,8 @@ class LiveTrial:
         suite = self.plan.suite
         # A server that was there before this run may still hold the prompts of an earlier one.
         repetition = f"{self._bench.run_id} {self.slot.name}" if suite.deploy == "endpoint" else ""
+        if confirms(self.slot.name):
+            repetition = f"{repetition} {self.slot.name}"
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
         return workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
 

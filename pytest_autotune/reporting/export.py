@@ -119,12 +119,17 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "score": judged.score,
         "score_metric": judged.metric,
         "score_covers": judged.coverage,
+        "repeats": [_repeat(again) for again in judged.repeats],
         **_level(judged.level),
         "capacity": None if judged.capacity is None else judged.capacity.number,
         "started_at": utc_text(trial.started_at, timespec="seconds"),
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
     }
+
+
+def _repeat(again: JudgedTrial) -> dict[str, Any]:
+    return {"trial": again.trial.slot, "status": again.status, "score": again.score, "run_id": again.trial.run_id}
 
 
 def _point(point: Point, report: SuiteReport) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pytest_autotune.confirmation import confirmation_lines
 from pytest_autotune.explanation import step_words
 from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
 from pytest_autotune.masking import mask, mask_text
@@ -42,6 +43,7 @@ def summary_lines(
         if selection.best is selection.reference:
             lines.append("  nothing that was tried beats the engine's defaults")
         lines += ["", *_cut(_comparison(report, selection.best), width)]
+    lines += [f"  {line}" for line in confirmation_lines(selection)]
     lines += [f"  {_clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
     if len(selection.tied) > 1:
         lines.append(
@@ -148,7 +150,7 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
             judged.level.name if judged.level else "-",
             judged.capacity.name if judged.capacity else "-",
             str(judged.trial.gpus),
-            str(judged.status) if judged.trial.state == "finished" else UNFINISHED,
+            _outcome(judged),
             _settings(judged, report),
         ]
         for number, judged in shown
@@ -194,6 +196,12 @@ def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
         header = ["one step from the best", "", title(report.suite.objective.metric)]
         lines += ["", *_cut(_table(header, rows, left=(0, 1, 2)), width)]
     return lines
+
+
+def _outcome(judged: JudgedTrial) -> str:
+    if judged.trial.state != "finished":
+        return UNFINISHED
+    return f"{judged.status}, worst of {1 + len(judged.repeats)}" if judged.repeats else str(judged.status)
 
 
 def _told(report: SuiteReport, *, verbose: bool) -> list[JudgedTrial]:
