@@ -215,7 +215,6 @@ def _read_positive_count(value: Any) -> int:
 
 
 _LEVEL = {"type": "integer", "minimum": 1}
-_LEVELS = {"type": "array", "items": _LEVEL, "minItems": 1, "uniqueItems": True}
 _ARGUMENTS = {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1}
 _DURATION = {"type": "string", "pattern": units.DURATION}
 
@@ -231,7 +230,6 @@ Duration = Annotated[
     float, as_written(units.duration), Field(ge=0), WithJsonSchema({"anyOf": [_DURATION, {"const": 0}]})
 ]
 PositiveDuration = Annotated[float, as_written(_read_positive_duration), Field(gt=0), WithJsonSchema(_DURATION)]
-Levels = Annotated[tuple[int, ...], as_written(read_levels), WithJsonSchema({"anyOf": [_LEVEL, _LEVELS]})]
 Command = Annotated[
     tuple[str, ...], as_written(read_command), WithJsonSchema({"anyOf": [{"type": "string"}, _ARGUMENTS]})
 ]

@@ -6,18 +6,19 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from pytest_autotune import units
-from pytest_autotune.fields import as_written, read_mapping
+from pytest_autotune.capacity import PROBES, TOLERANCE, LoadSearch
+from pytest_autotune.fields import as_written, read_levels, read_mapping
 from pytest_autotune.load.generator import Arrivals
 from pytest_autotune.load.length_notation import LENGTHS_SCHEMA, read_lengths
 from pytest_autotune.load.lengths import Fixed, Lengths
 from pytest_autotune.load.scenario import SCENARIO, read_scenario
 from pytest_autotune.masking import holds_secret
-from pytest_autotune.problems import Collector
+from pytest_autotune.problems import Collector, Problem, Problems
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.variables import VARIABLE
 
@@ -185,8 +186,41 @@ def _above_zero(value: Any, what: str, meaning: str) -> float:
     return number
 
 
-def _read_rates(value: Any) -> tuple[float, ...]:
+def _read_concurrencies(value: Any) -> tuple[int, ...] | LoadSearch:
+    if isinstance(value, Mapping):
+        return _read_search(value, _read_size, "concurrency", example="[1, 512]")
+    return read_levels(value)
+
+
+def _read_rates(value: Any) -> tuple[float, ...] | LoadSearch:
+    if isinstance(value, Mapping):
+        return _read_search(value, read_rate, "rate", example="[0.5, 50]")
     return read_numbers(value, read_rate, what="rate", example="[5, 10.5]")
+
+
+def _read_search(
+    value: Any, reader: Callable[[Any], float], shape: Literal["concurrency", "rate"], *, example: str
+) -> LoadSearch:
+    """Read ``{search: [1, 512], tolerance: 5%, probes: 12}``."""
+    read_mapping(value, keys=("search", "tolerance", "probes"))
+    collector = Collector()
+    bounds = value.get("search")
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        raise Problems([Problem(("search",), f"{show(bounds)} is not a range; write e.g. search: {example}")])
+    low, high = (collector.read(("search", index), reader, bound) for index, bound in enumerate(bounds))
+    tolerance = collector.read(("tolerance",), _read_tolerance, value.get("tolerance", f"{TOLERANCE * 100:g}%"))
+    probes = collector.read(("probes",), _read_size, value.get("probes", PROBES))
+    if not collector.found and low > high:
+        collector.note(("search",), f"{show(bounds)} ends below its start; write [{high:g}, {low:g}]")
+    collector.finish()
+    return LoadSearch(low, high, shape, tolerance, probes)
+
+
+def _read_tolerance(value: Any) -> float:
+    tolerance = units.percentage(value)
+    if not 0.001 <= tolerance <= 0.5:
+        raise ValueError(f"{show(value)} is no tolerance between 0.1% and 50%; write e.g. 5%")
+    return tolerance
 
 
 def _read_speeds(value: Any) -> tuple[float, ...]:
@@ -226,6 +260,20 @@ def _one_or_more(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [item, {"type": "array", "items": item, "minItems": 1, "uniqueItems": True}]}
 
 
+def _levels_or_search(item: Mapping[str, Any]) -> dict[str, Any]:
+    search = {
+        "type": "object",
+        "properties": {
+            "search": {"type": "array", "items": item, "minItems": 2, "maxItems": 2},
+            "tolerance": {"type": ["string", "number"]},
+            "probes": _COUNT,
+        },
+        "required": ["search"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [*_one_or_more(item)["anyOf"], search]}
+
+
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _COUNT = {"type": "integer", "minimum": 1}
 _RAMP = {
@@ -239,7 +287,12 @@ LengthsField = Annotated[
     WithJsonSchema(LENGTHS_SCHEMA),
 ]
 ScenarioField = Annotated[str, as_written(_read_scenario), WithJsonSchema({"type": "string", "pattern": SCENARIO})]
-Rates = Annotated[tuple[float, ...], as_written(_read_rates), WithJsonSchema(_one_or_more(_POSITIVE))]
+Concurrencies = Annotated[
+    tuple[int, ...] | InstanceOf[LoadSearch], as_written(_read_concurrencies), WithJsonSchema(_levels_or_search(_COUNT))
+]
+Rates = Annotated[
+    tuple[float, ...] | InstanceOf[LoadSearch], as_written(_read_rates), WithJsonSchema(_levels_or_search(_POSITIVE))
+]
 Speeds = Annotated[tuple[float, ...], as_written(_read_speeds), WithJsonSchema(_one_or_more(_POSITIVE))]
 Bursts = Annotated[tuple[int, ...], as_written(_read_bursts), WithJsonSchema(_one_or_more(_COUNT))]
 RateRamp = Annotated[

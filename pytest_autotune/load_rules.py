@@ -45,6 +45,8 @@ def _check_shape(load: LoadBlock, collector: Collector) -> None:
         collector.note(("duration",), "the stages say how long the batch is; remove it")
     if load.stages and (load.planned_duration_s or 0.0) <= 0:
         collector.note(("warmup",), "the warm-up is a part of the stages, and takes all of their time; shorten it")
+    if load.skip is not None and (load.searched is not None or load.shape not in ("concurrency", "rate")):
+        collector.note(("skip",), f"{'a search' if load.searched else load.shape} has no levels to skip; remove it")
     if load.shape == "burst" and load.planned_warmup_s:
         collector.note(("warmup",), "a burst meets a server at rest; remove it")
 

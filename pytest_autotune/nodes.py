@@ -9,6 +9,7 @@ import pytest
 from pytest_autotune.budget import SearchEnded
 from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
 from pytest_autotune.formatting import settings
+from pytest_autotune.probing import find_capacity
 from pytest_autotune.search import SpaceExhausted
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.stash import NOT_SEARCHED, run_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Server
+    from pytest_autotune.probing import Capacity
     from pytest_autotune.samples import Level
     from pytest_autotune.trial import MeasuredBatch, Plan, Slot
 
@@ -39,6 +41,11 @@ class Trial(pytest.Collector):
     def collect(self) -> Iterator[pytest.Item]:
         """Yield ``deploy``, then for each level its batch and the file's own checks of it, then checks of the trial."""
         yield Deploy.from_parent(self, name="deploy")
+        if self.plan.suite.load.searched is not None:
+            yield CapacityItem.from_parent(self, name="capacity")
+            for check in self.checks:
+                yield Check.from_parent(self, name=check.name, callobj=check.obj, level=None)
+            return
         for level in self.plan.levels:
             yield BatchItem.from_parent(self, name=level.name, level=level)
             for check in self.checks:
@@ -143,8 +150,41 @@ class BatchItem(pytest.Item):
         return self.path, 0, f"{self.trial.name} {self.name}"
 
 
+class CapacityItem(pytest.Item):
+    """``capacity``: the largest load that complies, searched for in the set-up phase and judged in the call phase."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial = _trial_of(self)
+        self.capacity: Capacity | None = None
+
+    def setup(self) -> None:
+        """Probe the server, or read the record of its probes."""
+        _describe(self, self.trial.claimed)
+        self.capacity = capacity = _find_capacity(self.trial)
+        self.user_properties += [("probes", len(capacity.probes)), ("ended", capacity.found.reason)]
+        if (level := capacity.found.capacity) is not None:
+            best = next(record for record, _ in capacity.probes if record.level == level)
+            self.user_properties.append((f"capacity.{level.shape}", level.number))
+            self.user_properties += [(metric, _rounded(value)) for metric, value in sorted(best.metrics.items())]
+
+    def runtest(self) -> None:
+        """Assert that some load complies."""
+        assert self.capacity is not None, "pytest sets an item up before it runs it"
+        found, probes = self.capacity.found, self.capacity.probes
+        table = "\n".join(f"{record.level}: {verdict.reason or verdict.status}" for record, verdict in probes)
+        if found.capacity is None:
+            raise SloViolation(f"no load complies: {found.reason}\n{table}")
+        self.add_report_section("call", "probes", f"{table}\n{found.capacity}: {found.reason}")
+        self.user_properties.append(("autotune.outcome", "compliant"))
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Place the item in its suite file."""
+        return self.path, 0, f"{self.trial.name} {self.name}"
+
+
 class Check(pytest.Function):
-    """A test function of a Python suite, run on each batch of each trial (or once per trial)."""
+    """A test function of a Python suite, run on each batch of each trial (that of its capacity), or once per trial."""
 
     def __init__(self, *, level: Level | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -268,6 +308,20 @@ def _measure(trial: Trial, level: Level) -> MeasuredBatch:
         pytest.skip(str(reason))
 
 
+def _find_capacity(trial: Trial) -> Capacity:
+    try:
+        return find_capacity(trial.claimed)
+    except NotRun as reason:
+        pytest.skip(str(reason))
+
+
+def _capacity_of(trial: Trial) -> Level:
+    level = _find_capacity(trial).found.capacity
+    if level is None:
+        pytest.skip("no load complies: there is no batch to look at")
+    return level
+
+
 def _markable(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
@@ -287,7 +341,8 @@ def batch(request: pytest.FixtureRequest) -> Batch:
     """The measured batch that the check is about; measured on first use, once for all checks."""
     node = _node(request, "batch")
     item: Check = request.node
-    assert item.level is not None, "a check that takes `batch` is collected once per level"
+    if item.level is None:  # of a trial whose load levels are searched for
+        item.level = _capacity_of(node)
     return Batch(_measure(node, item.level))
 
 

@@ -57,7 +57,8 @@ def status(report: pytest.TestReport) -> Markup | None:
     if configuration is None or category not in LETTERS or not (found or (report.when == "call" and report.passed)):
         return None
     words = [{"violating": "VIOLATES"}.get(category, category.upper()), str(configuration)]
-    reason = str(properties.get("autotune.reason", "")) if found else ""
+    capacity = next((f"capacity {value}" for name, value in properties.items() if name.startswith("capacity.")), "")
+    reason = str(properties.get("autotune.reason", "")) if found else capacity
     if reason:
         words.append(f"({reason})")
     if "autotune.recorded" in properties:

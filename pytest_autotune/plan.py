@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from functools import partial
 from itertools import islice
@@ -141,9 +142,15 @@ def grid_cost(plan: Plan, history: tuple[TrialRecord, ...]) -> Cost | None:
     except ValueError:
         return None
     batch_s = load.planned_warmup_s + load.planned_duration_s
-    trial_s = fmean(deploys_s) + len(plan.levels) * batch_s
+    trial_s = fmean(deploys_s) + _levels_of_grid(plan) * batch_s
     gpus = sum(max(plan.engine.gpus(suite, configuration), 1) for configuration in configurations)
     return Cost(len(configurations), gpu_time_s=trial_s * gpus, time_s=trial_s * len(configurations))
+
+
+def _levels_of_grid(plan: Plan) -> int:
+    """Return how many loads a grid measures: those of the list, or the powers of two of a search, as peers do."""
+    search = plan.suite.load.searched
+    return len(plan.levels) if search is None else math.floor(math.log2(search.high / search.low)) + 1
 
 
 def _choose_confirmed(suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...]) -> Configuration:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_autotune.trial import LiveTrial
 
 CI_INTERVAL_S = 10.0  # between lines in a log that keeps every one
+PROBES_EXPECTED = 7  # loads that a search for the capacity tries, about
 STORE_INTERVAL_S = 2.0  # between notes that a worker leaves for the controller
 
 
@@ -51,7 +52,7 @@ class Standing:
         ]
         best = select(judged).best
         batch_s = suite.load.planned_warmup_s + (suite.load.planned_duration_s or suite.load.duration_s)
-        planned_s = len(plan.levels) * batch_s
+        planned_s = (len(plan.levels) or PROBES_EXPECTED) * batch_s
         elapsed = [record.elapsed_s for record in finished if record.elapsed_s is not None]
         per_trial_s = sum(elapsed) / len(elapsed) if elapsed else planned_s
         return cls(

@@ -159,7 +159,7 @@ def judge_trial(
     and none complies, else infeasible or failed by what stopped it. `score` may rank the trial by
     something of its own, in the direction of the objective, from the compliant batches.
     """
-    batches = tuple(_judge_batch(batch, limits, objective, steepness) for batch in trial.batches)
+    batches = judge_batches(trial.batches, limits, objective, steepness=steepness)
     scored = [batch for batch in batches if batch.rank_value is not None]
     compliant = [batch for batch in batches if batch.compliant]
     violating = [batch for batch in batches if batch.verdict.binding is not None]
@@ -177,6 +177,13 @@ def judge_trial(
         least_violating=least,
         own_rank_value=own if own is None or objective.direction == "maximize" else -own,
     )
+
+
+def judge_batches(
+    records: Iterable[BatchRecord], limits: Sequence[Limit], objective: Objective, *, steepness: float
+) -> tuple[JudgedBatch, ...]:
+    """Judge batches by themselves, in their order."""
+    return tuple(_judge_batch(record, limits, objective, steepness) for record in records)
 
 
 def slo_lines(judged: JudgedTrial) -> list[str]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pytest_autotune.load.generator import Workload
 
 
-_SENDING = ("workers", "api_key", "generator_python")  # of a load: whoever sends it, the server sees the same
+_SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with or without, a batch is the same
 
 
 _MORE_OR_LESS = {"trials", "time_s", "gpu_time_s", "patience", "confirm", "repeats"}  # of a search: how much of it

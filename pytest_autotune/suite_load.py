@@ -13,12 +13,12 @@ from pydantic import (
     model_validator,
 )
 
+from pytest_autotune.capacity import LoadSearch
 from pytest_autotune.fields import (
     Block,
     Count,
     Duration,
     Flag,
-    Levels,
     PositiveCount,
     PositiveDuration,
     Text,
@@ -31,6 +31,7 @@ from pytest_autotune.load.scenario import read_scenario
 from pytest_autotune.load_fields import (
     ArrivalsField,
     Bursts,
+    Concurrencies,
     ErrorShare,
     Headers,
     Key,
@@ -172,16 +173,17 @@ class LoadBlock(Block):
     conversation: ConversationBlock | None = Field(
         default=None, description="Requests that follow each other, each with all earlier ones and their answers."
     )
-    concurrency: Levels = Field(
+    concurrency: Concurrencies = Field(
         default=(1, 4, 16, 64),
-        description="Load levels: requests in flight at any time. One batch is measured for each.",
-        examples=[[1, 4, 16, 64], 8],
+        description="Load levels: requests in flight at any time. One batch is measured for each. "
+        "Or search: the range in which the largest load that complies is looked for.",
+        examples=[[1, 4, 16, 64], 8, {"search": [1, 512]}],
     )
     rate: Rates = Field(
         default=(),
         description="Load levels: requests per second, sent whether or not the server keeps up. "
-        "One batch is measured for each.",
-        examples=[[5, 10.5], 8],
+        "One batch is measured for each. Or search: the range in which the largest load that complies is looked for.",
+        examples=[[5, 10.5], 8, {"search": [0.5, 50]}],
     )
     burst: Bursts = Field(
         default=(),
@@ -215,6 +217,9 @@ class LoadBlock(Block):
     max_requests: PositiveCount | None = Field(
         default=None, description="End a batch early after so many finished requests."
     )
+    skip: Literal["dominated"] | None = Field(
+        default=None, description="dominated: leave out load levels that cannot change what a trial comes to."
+    )
     stop: StopBlock = Field(default=StopBlock(), description="When a batch is ended before its time.")
     request_timeout_s: PositiveDuration = Field(
         default=120.0, alias="request_timeout", description="When an unanswered request counts as failed."
@@ -245,6 +250,12 @@ class LoadBlock(Block):
     def shape(self) -> Shape:
         """The one shape that the load has."""
         return next((shape for shape in SHAPES[1:] if getattr(self, shape)), "concurrency")
+
+    @property
+    def searched(self) -> LoadSearch | None:
+        """The range in which the capacity is looked for; None when the load levels are listed."""
+        levels = self.rate if self.shape == "rate" else self.concurrency
+        return levels if isinstance(levels, LoadSearch) and self.shape in ("concurrency", "rate") else None
 
     @property
     def by_clock(self) -> bool:

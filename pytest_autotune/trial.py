@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
 from pytest_autotune.recorded import failure_of, figures_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
-from pytest_autotune.selection import judge_record, judge_trial, slo_lines
+from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
 from pytest_autotune.slo import Status
 from pytest_autotune.statistics import measured
 from pytest_autotune.store import Claim
@@ -126,13 +127,14 @@ class LiveTrial:
         self._resources = ExitStack()
         self._server: Server | None = None
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
-        self._batches: dict[Level, BatchRecord] = {}
+        self.batches: dict[Level, BatchRecord] = {}
+        self._concluded = False  # every load that matters was measured
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
             beat = partial(bench.store.heartbeat, self.record.id)
             self._resources.enter_context(Ticker(beat, interval_s=HEARTBEAT_S))
         else:
-            self._batches = {batch.level: batch for batch in self.record.batches}
+            self.batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = failure_of(self.record)
 
@@ -179,8 +181,8 @@ class LiveTrial:
         it by its configuration, `BenchmarkError` when the batch cannot be measured.
         """
         if level not in self._measured:
-            if level not in self._batches:
-                self._require_alive(level)
+            if level not in self.batches:
+                self._require_use(level)
                 self._measured[level] = self._run_batch(level)
             else:
                 self._measured[level] = self._read_batch(level)
@@ -191,18 +193,30 @@ class LiveTrial:
             raise _failed(batch.record)
         return batch
 
+    def judged(self, record: BatchRecord) -> tuple[BatchRecord, Verdict]:
+        """Return a batch with its verdict by the limits of today."""
+        return record, self._judge(record)
+
+    def history(self) -> tuple[TrialRecord, ...]:
+        """Return what the store has of the suite's trials now."""
+        return self.plan.history(self._bench.store)
+
+    def conclude(self) -> None:
+        """Note that every load that matters was measured, so that the trial is finished when it is closed."""
+        self._concluded = True
+
     def note_check(self, level: Level, name: str, problem: str) -> None:
         """Record what a check of the user's own found wrong with the batch at `level`; nothing when `problem` is empty.
 
         A recorded batch is checked anew each time: its last outcome counts.
         """
-        failed = self._batches[level].failed_checks
+        failed = self.batches[level].failed_checks
         if problem or any(text.startswith(f"{name}: ") for text in failed):
             self._bench.store.record_check(self.record.id, level, name=name, problem=problem)
 
     def forget_checks_but(self, names: Collection[str]) -> None:
         """Drop what checks found that the suite no longer has; `names` are those of its functions."""
-        for level, batch in self._batches.items():
+        for level, batch in self.batches.items():
             for text in batch.failed_checks:
                 check = text.partition(": ")[0]
                 if check.removesuffix(f"[{level.name}]") not in names:
@@ -248,11 +262,21 @@ class LiveTrial:
             )
         return server
 
-    def _require_alive(self, level: Level) -> None:
+    def _require_use(self, level: Level) -> None:
+        """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
         if self.end is not None:
             raise NotRun(f"the server died at {self.end.level}: {self.end.reason}")
+        if reason := self._dominated(level):
+            raise NotRun(reason)
         if self.recorded:
             raise NotRun(f"{level} was not measured when this trial was recorded; --autotune-fresh measures it again")
+
+    def _dominated(self, level: Level) -> str:
+        suite = self.plan.suite
+        if suite.load.skip is None:
+            return ""
+        judged = judge_batches(self.batches.values(), suite.slo, suite.objective, steepness=suite.steepness)
+        return dominated(level, judged, suite.objective)
 
     def _run_batch(self, level: Level) -> MeasuredBatch:
         server = self.server()
@@ -267,7 +291,7 @@ class LiveTrial:
 
                 workers = more_workers(record.client.workers)
         self._bench.store.record_batch(self.record.id, record, samples)
-        self._batches[level] = record
+        self.batches[level] = record
         return MeasuredBatch(record, samples, self._judge(record))
 
     def _workload(self, level: Level, attempt: int) -> Workload:
@@ -379,7 +403,7 @@ class LiveTrial:
 
     def _read_batch(self, level: Level) -> MeasuredBatch:
         samples = self._bench.store.samples(self.record.id, level)
-        record = self._batches[level]
+        record = self.batches[level]
         return MeasuredBatch(record, tuple(samples), self._judge(record))
 
     def _judge(self, record: BatchRecord) -> Verdict:
@@ -392,20 +416,25 @@ class LiveTrial:
             status, reason = Status.INFEASIBLE, self.failure.reason
         elif self.failure is not None:
             status, reason = Status.FAILED, self.failure.reason
-        elif self.end is not None or set(self._batches) >= set(self.plan.levels):
+        elif self.end is not None or self._concluded or self._listed_levels_done():
             judged = judge_trial(
                 store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
             )
             status, reason = judged.status, judged.reason
             log.info("%s\n%s", self.slot.name, "\n".join(slo_lines(judged)))
         else:
-            store.release(self.record.id, reason=f"{len(self._batches)} of {len(self.plan.levels)} batches measured")
+            of = f" of {len(self.plan.levels)}" if self.plan.levels else ""
+            store.release(self.record.id, reason=f"{len(self.batches)}{of} batches measured")
             return
         cause = getattr(self.failure, "cause", None)
         kind = "" if cause is None else str(cause.kind)
         store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
         self.record = store.trial(self.record.id)
         self._bench.finished(self.record)
+
+    def _listed_levels_done(self) -> bool:
+        levels = self.plan.levels
+        return bool(levels) and all(level in self.batches or self._dominated(level) for level in levels)
 
 
 def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:

@@ -15,7 +15,7 @@ PACKAGE = Path(pytest_autotune.__file__).parent
 LAYERS = [
     {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files", "variables"},
     {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness"},
-    {"space", "constraints", "slo"},
+    {"space", "constraints", "slo", "capacity"},
     {"records", "budget"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_schema"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "trial", "plan", "views", "progress", "results", "run", "load_command"},
+    {"recorded", "trial", "probing", "plan", "views", "progress", "results", "run", "load_command"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},
 ]

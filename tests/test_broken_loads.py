@@ -15,6 +15,22 @@ BROKEN = [  # what stands in load: {...}, and what is said about it
     ("rate: '5'", "rate: '5' is not a number; a rate is requests per second without a unit, e.g. 10.5"),
     ("rate: []", "rate: an empty list is no load; list at least one rate, e.g. [5, 10.5]"),
     ("rate: 10/s", "rate: '10/s' is not a number; a rate is requests per second without a unit, e.g. 10.5"),
+    ("concurrency: {search: 5}", "concurrency.search: 5 is not a range; write e.g. search: [1, 512]"),
+    ("concurrency: {}", "concurrency.search: null is not a range; write e.g. search: [1, 512]"),
+    (
+        "concurrency: {search: [0, 5]}",
+        "concurrency.search[0]: 0 is too small; write a whole number of at least 1",
+    ),
+    ("concurrency: {search: [9, 5]}", "concurrency.search: [9, 5] ends below its start; write [5, 9]"),
+    ("concurrency: {search: [1, 5], tolerence: 5%}", "concurrency.tolerence: unknown key (did you mean 'tolerance'?)"),
+    (
+        "concurrency: {search: [1, 5], tolerance: 90%}",
+        "concurrency.tolerance: '90%' is no tolerance between 0.1% and 50%; write e.g. 5%",
+    ),
+    ("rate: {search: [0, 5]}", "rate.search[0]: 0 is not a rate; write a number above 0 (requests per second)"),
+    ("rate: {search: [1, 5]}, skip: dominated", "skip: a search has no levels to skip; remove it"),
+    ("burst: 5, skip: dominated", "skip: burst has no levels to skip; remove it"),
+    ("skip: all", "skip: 'all' is not one of dominated"),
     ("burst: 2.5", "burst: 2.5 is not a whole number; write a whole number of at least 1"),
     ("burst: [2, 2]", "burst[1]: burst 2 is listed twice"),
     (

@@ -26,9 +26,12 @@ _CHUNK = 2**20  # bytes of a file that are hashed at a time
 
 
 def levels_of(load: LoadBlock) -> tuple[Level, ...]:
-    """Return the load levels, in the order in which they are measured."""
+    """Return the load levels, in the order in which they are measured; none when they are searched for."""
+    if load.searched is not None:
+        return ()
     match load.shape:
         case "rate":
+            assert isinstance(load.rate, tuple)
             return tuple(Level(rate, "rate") for rate in load.rate)
         case "burst":
             return tuple(Level(size, "burst") for size in load.burst)
@@ -38,6 +41,7 @@ def levels_of(load: LoadBlock) -> tuple[Level, ...]:
             assert load.replay is not None
             return tuple(Level(speed, "replay") for speed in load.replay.speed)
         case _:
+            assert isinstance(load.concurrency, tuple)
             return tuple(Level(streams) for streams in load.concurrency)
 
 

@@ -1,0 +1,108 @@
+"""The capacity of a trial: probes on its running server, one after the other, until the search for it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_autotune.capacity import Found, Incumbent, Probe, brings_more_with_load, next_probe
+from pytest_autotune.errors import BenchmarkError, DeployError
+from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.slo import Status, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_autotune.records import BatchRecord, TrialRecord
+    from pytest_autotune.suite import Suite
+    from pytest_autotune.trial import LiveTrial
+
+_FAILURES = 2  # probes in a row that could not be measured: the trouble is not the load's
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the probes of a trial came to."""
+
+    found: Found
+    probes: tuple[tuple[BatchRecord, Verdict], ...]  # in the order in which they were measured
+
+
+def find_capacity(trial: LiveTrial) -> Capacity:
+    """Probe the trial's server until its capacity is known, or read what its record says.
+
+    Raises what the deployment raised, `Infeasible` or `DeployError` when the server dies before a load
+    has been measured, `BenchmarkError` when loads cannot be measured, `NotRun` as `LiveTrial.measure` does.
+    """
+    suite = trial.plan.suite
+    search = suite.load.searched
+    assert search is not None, "only a suite whose load is searched has a capacity item"
+    incumbent = _incumbent(trial)
+    measured: list[tuple[BatchRecord, Verdict]] = []
+    failures = 0
+    while True:
+        probes = [_probe(record, verdict, suite) for record, verdict in measured]
+        level = next_probe(search, probes, incumbent)
+        if isinstance(level, Found):
+            return _found(trial, level, measured)
+        if trial.recorded and level not in trial.batches:
+            # Other limits ask for other probes, and a recorded trial has no server any more.
+            probes = [_probe(*trial.judged(record), suite) for record in trial.record.batches]
+            return _found(trial, _recorded(probes), [trial.judged(record) for record in trial.record.batches])
+        try:
+            trial.measure(level)
+            failures = 0
+        except BenchmarkError:
+            failures += 1
+            if failures == _FAILURES:
+                raise
+        except DeployError:
+            if level not in trial.batches or not measured:
+                raise
+        measured.append(trial.judged(trial.batches[level]))
+
+
+def _found(trial: LiveTrial, found: Found, measured: list[tuple[BatchRecord, Verdict]]) -> Capacity:
+    trial.conclude()
+    return Capacity(found, tuple(measured))
+
+
+def _recorded(probes: Sequence[Probe]) -> Found:
+    """Return what recorded probes say when the search would go on from them."""
+    upper = min((probe.level for probe in probes if probe.outcome in ("missed", "died")), default=None)
+    holding = [probe.level for probe in probes if probe.outcome == "holds" and (upper is None or probe.level < upper)]
+    reason = "by the limits of today other loads would be tried; --autotune-fresh measures them"
+    return Found(max(holding, default=None), reason, bounded=True)
+
+
+def _probe(record: BatchRecord, verdict: Verdict, suite: Suite) -> Probe:
+    outcome: Literal["holds", "missed", "open", "died"] = "open"
+    if record.status == "died":
+        outcome = "died"
+    elif verdict.status in (Status.COMPLIANT, Status.VIOLATING):
+        outcome = "holds" if verdict.status is Status.COMPLIANT else "missed"
+    value = None if record.oversaturated else record.metrics.get(suite.objective.metric)
+    if value is not None and suite.objective.direction == "minimize":
+        value = -value
+    return Probe(record.level, outcome, value)
+
+
+def _incumbent(trial: LiveTrial) -> Incumbent | None:
+    """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it."""
+    plan, suite = trial.plan, trial.plan.suite
+    earlier = [record for record in trial.history() if _finished_before(record, trial.record)]
+    judged = [
+        judge_trial(record, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+        for record in earlier
+    ]
+    best = select(judged).best
+    if best is None or best.capacity is None or plan.suite.load.searched is None:
+        return None
+    load = best.capacity.value
+    if suite.objective.metric.endswith("_per_gpu") and best.trial.gpus:
+        load *= trial.gpus / best.trial.gpus
+    return Incumbent(load, best.rank_value if brings_more_with_load(suite.objective) else None)
+
+
+def _finished_before(record: TrialRecord, trial: TrialRecord) -> bool:
+    return record.id != trial.id and record.ended_at is not None and record.ended_at <= trial.started_at
