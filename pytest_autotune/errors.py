@@ -9,6 +9,7 @@
     + ClientSaturated     the load generator was the bottleneck: an error, never a slow server
   x StoreError            results cannot be read or written: an error
 * SloViolation            (AssertionError) a measured batch misses a limit: a finding
+  x Inconclusive          ... or it could not be told whether it does: a finding, too
 """
 
 from __future__ import annotations
@@ -85,3 +86,7 @@ class StoreError(AutotuneError):
 
 class SloViolation(AssertionError):
     """A measured batch misses at least one service-level objective."""
+
+
+class Inconclusive(SloViolation):
+    """It is not resolved whether a measured batch keeps its limits, which does not count as keeping them."""

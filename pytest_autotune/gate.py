@@ -63,6 +63,13 @@ def _none(selection: Selection) -> str:
             f"{count(len(unscored), 'configuration')} met the SLO, but no compliant batch has the objective "
             f"{unscored[0].metric}. Choose an objective that the engine and the load can measure."
         )
+    undecided = [judged for judged in finished if judged.status is Status.INCONCLUSIVE]
+    if undecided:
+        return (
+            f"No configuration is shown to meet the SLO, and {count(len(undecided), 'trial')} could not be told: "
+            f"{settings(undecided[0].trial.configuration)}, {undecided[0].reason}. "
+            "Measure longer (load: max_duration), ask for less confidence, or leave the limit more room."
+        )
     if selection.closest is not None:
         closest = selection.closest
         return (

@@ -43,6 +43,8 @@ def _check_shape(load: LoadBlock, collector: Collector) -> None:
         collector.note(("max_concurrency",), f"{load.shape} says itself what is in flight; remove it")
     if load.stages and "duration_s" in written:
         collector.note(("duration",), "the stages say how long the batch is; remove it")
+    if load.max_duration_s is not None and load.max_duration_s < load.duration_s:
+        collector.note(("max_duration",), f"{load.max_duration_s:g}s is less than the duration, {load.duration_s:g}s")
     if load.stages and (load.planned_duration_s or 0.0) <= 0:
         collector.note(("warmup",), "the warm-up is a part of the stages, and takes all of their time; shorten it")
     if load.skip is not None and (load.searched is not None or load.shape not in ("concurrency", "rate")):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_autotune.budget import SearchEnded
-from pytest_autotune.errors import AutotuneError, BenchmarkError, SloViolation
+from pytest_autotune.errors import AutotuneError, BenchmarkError, Inconclusive, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.probing import find_capacity
 from pytest_autotune.search import SpaceExhausted
@@ -142,7 +142,8 @@ class BatchItem(pytest.Item):
         assert self.measured is not None, "pytest sets an item up before it runs it"
         verdict = self.measured.verdict
         if verdict.status is not Status.COMPLIANT:
-            raise SloViolation(f"{verdict.reason}\n{explain(verdict)}")
+            kind = Inconclusive if verdict.status is Status.INCONCLUSIVE else SloViolation
+            raise kind(f"{verdict.reason}\n{explain(verdict)}")
         self.user_properties.append(("autotune.outcome", "compliant"))
 
     def reportinfo(self) -> tuple[Path, int, str]:
@@ -174,7 +175,8 @@ class CapacityItem(pytest.Item):
         found, probes = self.capacity.found, self.capacity.probes
         table = "\n".join(f"{record.level}: {verdict.reason or verdict.status}" for record, verdict in probes)
         if found.capacity is None:
-            raise SloViolation(f"no load complies: {found.reason}\n{table}")
+            undecided = all(verdict.status is not Status.VIOLATING for _, verdict in probes)
+            raise (Inconclusive if undecided else SloViolation)(f"no load complies: {found.reason}\n{table}")
         self.add_report_section("call", "probes", f"{table}\n{found.capacity}: {found.reason}")
         self.user_properties.append(("autotune.outcome", "compliant"))
 

@@ -34,6 +34,7 @@ class Limits(NamedTuple):
 
     limits: tuple[Limit, ...]
     steepness: float | None = None
+    confidence: float | None = None
 
 
 def read_parameters(value: Any) -> tuple[Parameter, ...]:
@@ -140,17 +141,27 @@ def read_metric(name: str) -> tuple[str, str | None]:
 
 
 def read_limits(value: Any) -> Limits:
-    """Read `slo:`: a limit for each metric, and `steepness`; without an error rate, 1 % is the limit."""
+    """Read `slo:`: a limit for each metric, `steepness`, and `confidence`; without an error rate, 1 % is the limit."""
     collector = Collector()
     limits: list[Limit] = []
     steepness: float | None = None
+    confidence: float | None = None
     for metric, written in read_mapping(value).items():
         if metric == "steepness":
             steepness = collector.read((metric,), _read_above_zero, written)
+        elif metric == "confidence":
+            confidence = collector.read((metric,), _read_confidence, written)
         else:
             limits.append(collector.read((metric,), _read_limit, metric, written))
     collector.finish()
-    return Limits(tuple(limits), steepness)
+    return Limits(tuple(limits), steepness, confidence)
+
+
+def _read_confidence(value: Any) -> float:
+    confidence = units.percentage(value)
+    if not 0.5 <= confidence <= 0.9999:
+        raise ValueError(f"{show(value)} is no confidence between 50% and 99.99%; write e.g. 95%")
+    return confidence
 
 
 def _read_limit(metric: str, value: Any) -> Limit:
@@ -327,6 +338,10 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "exclusiveMinimum": 0,
             "default": 0.1,
             "description": "Of the penalty of a soft miss.",
+        },
+        "confidence": {
+            "type": ["string", "number"],
+            "description": "Decide limits on percentiles by a sequential test: batches are as long as it takes.",
         },
         "failed": _COUNT_SCHEMA,
         **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.errors import AutotuneError, DeployError, Infeasible, SloViolation
+from pytest_autotune.errors import AutotuneError, DeployError, Inconclusive, Infeasible, SloViolation
 
 if TYPE_CHECKING:
     import pytest
 
 Markup = tuple[str, str, tuple[str, dict[str, bool]]]
 
-LETTERS = {"compliant": ".", "violating": "v", "infeasible": "i", "deployed": "d"}
-COLOURS = {"compliant": "green", "violating": "yellow", "infeasible": "yellow", "deployed": "cyan"}
+LETTERS = {"compliant": ".", "violating": "v", "infeasible": "i", "inconclusive": "?", "deployed": "d"}
+COLOURS = {
+    "compliant": "green",
+    "violating": "yellow",
+    "infeasible": "yellow",
+    "inconclusive": "yellow",
+    "deployed": "cyan",
+}
 
 
 def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException | None) -> None:
@@ -20,6 +26,7 @@ def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException |
 
     | error                                     | report                                        |
     | `SloViolation`, a check's `AssertionError` | xfail, category *violating*                   |
+    | `Inconclusive`                            | xfail, category *inconclusive*                |
     | `Infeasible`                              | xfail, category *infeasible*                  |
     | any other `AutotuneError`                 | error or failure, its text and the server log |
     | skip                                      | skip, placed in the suite file                |
@@ -30,7 +37,8 @@ def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException |
     if isinstance(error, Infeasible):
         _find(report, item, category="infeasible", reason=error.reason)
     elif isinstance(error, AssertionError):
-        _find(report, item, category="violating", reason=str(error).partition("\n")[0] or "assertion failed")
+        category = "inconclusive" if isinstance(error, Inconclusive) else "violating"
+        _find(report, item, category=category, reason=str(error).partition("\n")[0] or "assertion failed")
     elif isinstance(error, AutotuneError):
         report.longrepr = str(error)
     if isinstance(error, DeployError) and error.log_tail:

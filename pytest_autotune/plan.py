@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
+UNDECIDED = 0.01  # margin of a limit that could not be told from what was measured: at the limit, and not within it
 DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 
 
@@ -215,7 +216,9 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     batch = judged.best or judged.least_violating
     crash = 0.0
     margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
-    if judged.status is Status.VIOLATING and batch is None:
+    if judged.status is Status.INCONCLUSIVE:
+        margins = dict.fromkeys(margins, UNDECIDED)
+    elif judged.status is Status.VIOLATING and batch is None:
         pass  # no limit was missed, but no level complies: the server fell behind, or a check of the user's own failed
     elif batch is None:
         budget_s = suite.timeouts.start_s + suite.timeouts.ready_s

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.records import BatchRecord, Interval, TrialRecord
     from pytest_autotune.samples import Sample
+    from pytest_autotune.slo import Ruling
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
 
@@ -45,6 +46,7 @@ class Figures:
 
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval]
+    rulings: Mapping[str, Ruling]
 
 
 def figures_of(
@@ -52,11 +54,13 @@ def figures_of(
 ) -> Figures:
     """Return the metrics that a suite needs, and how sure they are; `delivered` is the load generator's own figure."""
     from pytest_autotune.intervals import confidence_intervals
+    from pytest_autotune.sequential import rule
 
     limits, also = request_limits(suite.slo), suite.extra_metrics()
     metrics = summarise(samples, window_s, gpus=gpus, request_limits=limits, also=also, delivered=delivered)
     intervals = confidence_intervals(samples, window_s, gpus=gpus, request_limits=limits, also=also)
-    return Figures(metrics, intervals)
+    rulings = {} if suite.confidence is None else rule(samples, window_s, suite.slo, suite.confidence)
+    return Figures(metrics, intervals, rulings)
 
 
 def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
@@ -72,4 +76,4 @@ def _restated(batch: BatchRecord, trial: TrialRecord, suite: Suite, store: Store
         return batch
     samples = store.samples(trial.id, batch.level)
     figures = figures_of(samples, batch.window_s, suite, gpus=trial.gpus, delivered=batch.delivered)
-    return replace(batch, metrics=figures.metrics, intervals=figures.intervals)
+    return replace(batch, metrics=figures.metrics, intervals=figures.intervals, rulings=figures.rulings)

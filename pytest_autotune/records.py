@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.samples import ClientHealth, Level
-    from pytest_autotune.slo import Status
+    from pytest_autotune.slo import Ruling, Status
     from pytest_autotune.space import Configuration, Value
 
 Interval = tuple[float | None, float | None]  # None: the data gives no bound on that side
@@ -35,6 +35,7 @@ class BatchRecord:
     oversaturated: str = ""  # how the server fell behind an open loop without bound; empty when it did not
     stopped: str = ""  # why the window closed before its time
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics, at 95 % confidence
+    rulings: Mapping[str, Ruling] = field(default_factory=dict)  # of limits that were tested, by metric
     remarks: tuple[str, ...] = ()  # what the reader of the numbers should know: a batch that was not steady
 
 

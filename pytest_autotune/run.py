@@ -256,7 +256,7 @@ class Run:
 
 def _needed(document: Mapping[str, Any]) -> list[object]:
     """Return the parts of a suite's document that metrics are computed for."""
-    return [document["slo"], document["objective"], document.get("tradeoffs", [])]
+    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence")]
 
 
 class UtcFormatter(logging.Formatter):

@@ -248,14 +248,14 @@ def judge_record(record: BatchRecord, limits: Sequence[Limit], *, steepness: flo
         return Verdict(
             Status.INFEASIBLE if record.cause in _FINDINGS else Status.FAILED, reason=why_not_measured(record)
         )
-    verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record))
+    verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record), rulings=record.rulings)
     if any(check.limit.metric == "delivered" and check.breach == "hard" for check in verdict.checks):
         verdict = replace(verdict, reason=f"{verdict.reason} ({_shortfall(record)})")
     if record.oversaturated and record.requests:
         # A queue that grows without bound has no latency: what was measured is that of its beginning.
         others = f"; {verdict.reason}" if verdict.reason else ""
         verdict = replace(verdict, status=Status.VIOLATING, reason=f"over-saturated: {record.oversaturated}{others}")
-    if record.failed_checks and verdict.status is Status.COMPLIANT:
+    if record.failed_checks and verdict.status in (Status.COMPLIANT, Status.INCONCLUSIVE):
         verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
     return verdict
 
@@ -287,12 +287,19 @@ def _judge_by_batches(
 ) -> tuple[Status, str]:
     if any(batch.compliant for batch in batches):
         return Status.COMPLIANT, ""
+    undecided = next((batch for batch in batches if batch.verdict.status is Status.INCONCLUSIVE), None)
+    if undecided is not None:
+        return Status.INCONCLUSIVE, f"{undecided.level}: {undecided.verdict.reason}"
     missed = least or next((batch for batch in batches if batch.verdict.status is Status.VIOLATING), None)
     if missed is not None:
         return Status.VIOLATING, f"{missed.level} violates {missed.verdict.reason}"
     for status in (Status.INFEASIBLE, Status.FAILED):
         if stopped := [batch for batch in batches if batch.verdict.status is status]:
             return status, f"{stopped[0].level}: {stopped[0].verdict.reason}"
+    return _judge_unmeasured(trial)
+
+
+def _judge_unmeasured(trial: TrialRecord) -> tuple[Status, str]:
     if trial.cause or trial.status in (Status.INFEASIBLE, Status.FAILED):
         infeasible = trial.status is Status.INFEASIBLE or trial.cause in _FINDINGS
         return Status.INFEASIBLE if infeasible else Status.FAILED, trial.reason or trial.cause

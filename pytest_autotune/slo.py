@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from pytest_autotune.formatting import change, quantities, quantity
@@ -56,13 +57,30 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a sequential test says of a limit on a percentile (see `sequential`)."""
+
+    decision: Literal["holds", "missed", "open"]
+    confidence: float  # of the decision; of an open one that of the likelier side
+    share: float  # of the requests that keep the bound
+    requests: int
+
+    def __str__(self) -> str:
+        """Return it for a report: ``holds at 97.2 % confidence``."""
+        if self.decision == "open":
+            return f"not resolved after {self.requests} requests, {100 * self.share:.4g} % of which keep it"
+        return f"{self.decision} at {min(100 * self.confidence, 99.99):.4g} % confidence"
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One limit held against what was measured."""
 
     limit: Limit
     actual: float | None  # None: no data, never a pass
     ratio: float  # how far beyond the limit, relative to it: (actual - bound) / bound; <= 0 holds; 0 without data
-    breach: Literal["hard", "soft"] | None  # None: it holds; "hard" without data
+    breach: Literal["hard", "soft", "open"] | None  # None: it holds; "hard" without data; "open": not resolved
+    ruling: Ruling | None = None  # where the limit was tested, which then decides
 
     @property
     def holds(self) -> bool:
@@ -74,15 +92,18 @@ class Check:
         if self.actual is None:
             return f"no data for {self.limit.metric}"
         actual, bound = quantities(self.limit.metric, self.actual, self.limit.bound)
+        if self.breach == "open":
+            return f"{self.limit.metric}: {actual} against {bound} is {self.ruling}"
         by = f" ({self.by})" if self.by else ""
         return f"{self.limit.metric}: {actual} {self.relation} {bound}{by}"
 
     @property
     def relation(self) -> str:
         """How the actual value stands to the bound: ``<=``, ``>``, and ``>=``, ``<`` for a floor."""
+        kept = self.ratio <= 0 if self.breach == "open" else self.holds
         if self.limit.floor:
-            return ">=" if self.holds else "<"
-        return "<=" if self.holds else ">"
+            return ">=" if kept else "<"
+        return "<=" if kept else ">"
 
     @property
     def by(self) -> str:
@@ -114,9 +135,17 @@ class Verdict:
 
 
 def judge(
-    metrics: Mapping[str, float], limits: Sequence[Limit], *, steepness: float = 0.1, no_data: str | None = None
+    metrics: Mapping[str, float],
+    limits: Sequence[Limit],
+    *,
+    steepness: float = 0.1,
+    no_data: str | None = None,
+    rulings: Mapping[str, Ruling] = MappingProxyType({}),
 ) -> Verdict:
     """Hold a batch's metrics against its limits; `no_data` says why the batch has none that count.
+
+    `rulings` are those of a sequential test, by metric: where there is one it decides, and one that is open makes the
+    batch inconclusive unless another limit is missed.
 
     A limit holds when ``actual <= bound`` (a floor: ``>=``). A miss is hard when the limit says
     `hard_fail` and the ratio is above `fail_ratio`; at exactly `fail_ratio` it is soft. A hard miss
@@ -133,12 +162,15 @@ def judge(
     if no_data is not None:
         unknown = tuple(Check(limit, None, 0.0, "hard") for limit in limits)
         return Verdict(Status.FAILED, unknown, reason=f"no data: {no_data}")
-    checks = tuple(_check(limit, metrics.get(limit.metric)) for limit in limits)
+    checks = tuple(_ruled(_check(limit, metrics.get(limit.metric)), rulings.get(limit.metric)) for limit in limits)
     penalty = _penalty(checks, steepness)
     hard = sorted((c for c in checks if c.breach == "hard" and c.actual is not None), key=lambda c: -c.ratio)
     absent = [c for c in checks if c.actual is None]
-    reason = "; ".join(str(check) for check in (*hard, *absent))
+    undecided = [] if hard else [c for c in checks if c.breach == "open"]
+    reason = "; ".join(str(check) for check in (*hard, *absent, *undecided))
     status = Status.VIOLATING if hard else Status.FAILED if absent else Status.COMPLIANT
+    if status is Status.COMPLIANT and undecided:
+        status = Status.INCONCLUSIVE
     return Verdict(status, checks, penalty, reason)
 
 
@@ -178,6 +210,17 @@ def _check(limit: Limit, actual: float | None) -> Check:
     return Check(limit, actual, ratio, "hard" if limit.hard_fail and beyond else "soft")
 
 
+def _ruled(check: Check, ruling: Ruling | None) -> Check:
+    if ruling is None or check.actual is None:
+        return check
+    breach = check.breach
+    if ruling.decision != "holds":
+        breach = "hard" if ruling.decision == "missed" else "open"
+    elif breach == "hard":
+        breach = None
+    return replace(check, breach=breach, ruling=ruling)
+
+
 def _penalty(checks: Iterable[Check], steepness: float) -> float:
     soft = (
         check.limit.weight * math.expm1(min(check.ratio / steepness, _EXPONENT_CAP))
@@ -192,7 +235,9 @@ def _row(check: Check) -> tuple[str, str, str, str, str, str]:
     if check.actual is None:
         return limit.metric, "no data", check.relation, quantity(limit.metric, limit.bound), "", "MISSED"
     actual, bound = quantities(limit.metric, check.actual, limit.bound)
-    outcome = {None: "holds", "hard": "MISSED", "soft": "missed, soft"}[check.breach]
+    outcome = {None: "holds", "hard": "MISSED", "soft": "missed, soft", "open": "OPEN"}[check.breach]
+    if check.ruling is not None:
+        outcome = f"{outcome} ({check.ruling})"
     return limit.metric, actual, check.relation, bound, check.by, outcome
 
 

@@ -14,7 +14,7 @@ from pytest_autotune.masking import mask, mask_argv, mask_text
 from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.slo import Status
+from pytest_autotune.slo import Ruling, Status
 from pytest_autotune.space import canonical
 from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
@@ -213,6 +213,7 @@ class Store:
                 stopped=mask_text(batch.stopped),
                 intervals=dict(batch.intervals),
                 remarks=[mask_text(remark) for remark in batch.remarks],
+                rulings={metric: asdict(ruling) for metric, ruling in batch.rulings.items()},
             )
             key = connection.execute(new.returning(batches.c.id)).scalar_one()
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
@@ -405,4 +406,5 @@ def _batch_record(row: Row[Any]) -> BatchRecord:
         stopped=row.stopped,
         intervals={metric: (low, high) for metric, (low, high) in row.intervals.items()},
         remarks=tuple(row.remarks),
+        rulings={metric: Ruling(**ruling) for metric, ruling in row.rulings.items()},
     )

@@ -185,6 +185,7 @@ class Suite(Plain):
     space: InstanceOf[Space] = Space(())  # from `parameters:` and `constraints:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
+    confidence: float | None = None  # of verdicts on percentiles; None: what was measured decides
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
     path: Path = Field(default=Path(), exclude=True)

@@ -131,7 +131,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
 
 
 def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
-    limits, steepness = file.slo
+    limits, steepness, confidence = file.slo
     for implicit in (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,):
         if not any(limit.metric == implicit.metric for limit in limits):
             limits = (*limits, implicit)
@@ -144,6 +144,10 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs)}
     if steepness is not None:
         shared["steepness"] = steepness
+    if file.load.max_duration_s is not None and confidence is None:
+        problem = "only slo: confidence makes a batch longer than its duration; remove it or write e.g. confidence: 95%"
+        raise SuiteError(f"load.max_duration: {problem}", path=path, line=source.line(("load", "max_duration")))
+    shared["confidence"] = confidence
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
 
 

@@ -211,6 +211,11 @@ class LoadBlock(Block):
     duration_s: PositiveDuration = Field(
         default=30.0, alias="duration", description="How long each batch is measured, after its warm-up."
     )
+    max_duration_s: PositiveDuration | None = Field(
+        default=None,
+        alias="max_duration",
+        description="With slo: confidence, how long a batch is measured at most. Default: three times its duration.",
+    )
     warmup_s: Duration = Field(
         default=5.0, alias="warmup", description="How long each batch is loaded before it is measured."
     )

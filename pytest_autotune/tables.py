@@ -163,6 +163,7 @@ batches = Table(
     Column("stopped", PlainText, nullable=False),
     Column("intervals", Json, nullable=False),
     Column("remarks", Json, nullable=False),
+    Column("rulings", Json, nullable=False),
     UniqueConstraint("trial_id", "level"),
 )
 
@@ -208,9 +209,14 @@ def add_load_shapes(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE batches DROP COLUMN concurrency"))
 
 
+def add_rulings(connection: Connection) -> None:
+    """Keep what a sequential test said of a batch's limits."""
+    connection.execute(text("ALTER TABLE batches ADD COLUMN rulings TEXT NOT NULL DEFAULT '{}'"))
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables, add_load_shapes)
+STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

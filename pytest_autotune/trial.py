@@ -22,7 +22,7 @@ from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
 NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
+LONGER = 3.0  # times its duration: how long a batch may take for its verdict to be resolved
+SHORTER = 4.0  # its duration by this: how long it takes at least
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
@@ -303,7 +305,11 @@ class LiveTrial:
         if confirms(self.slot.name):
             repetition = f"{repetition} {self.slot.name}"
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
-        return workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
+        workload = workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
+        if suite.confidence is None or level.shape not in ("concurrency", "rate"):
+            return workload
+        longest_s = suite.load.max_duration_s or LONGER * workload.duration_s
+        return replace(workload, duration_s=max(longest_s, workload.duration_s))
 
     def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
@@ -324,10 +330,21 @@ class LiveTrial:
                 workload,
                 died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
+                **self._when_resolved(),
             )
         except BenchmarkError as error:
             return self._lost_batch(level, started_at, overdue() or str(error), server), ()
         return self._batch_record(measurement, started_at), tuple(measurement.samples)
+
+    def _when_resolved(self) -> dict[str, Callable[[Sequence[Sample], float], str]]:
+        """Return what ends a batch once its verdict is known, where the suite asks for a confidence."""
+        suite = self.plan.suite
+        if suite.confidence is None:
+            return {}
+        from pytest_autotune.sequential import resolved
+
+        least_s = (suite.load.planned_duration_s or 0.0) / SHORTER
+        return {"enough": partial(resolved, limits=suite.slo, confidence=suite.confidence, least_s=least_s)}
 
     def _target(self, server: Server, *, made_up: bool) -> Target:
         """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""
@@ -370,6 +387,7 @@ class LiveTrial:
             oversaturated=measurement.oversaturated,
             stopped=measurement.stopped,
             intervals=figures.intervals,
+            rulings=figures.rulings,
             remarks=_remarks(measurement),
         )
 

@@ -31,6 +31,11 @@ BROKEN = [  # what stands in load: {...}, and what is said about it
     ("rate: {search: [1, 5]}, skip: dominated", "skip: a search has no levels to skip; remove it"),
     ("burst: 5, skip: dominated", "skip: burst has no levels to skip; remove it"),
     ("skip: all", "skip: 'all' is not one of dominated"),
+    (
+        "max_duration: 90s",
+        "max_duration: only slo: confidence makes a batch longer than its duration; remove it or write e.g. confidence: 95%",
+    ),
+    ("max_duration: 2s, duration: 3s", "max_duration: 2s is less than the duration, 3s"),
     ("burst: 2.5", "burst: 2.5 is not a whole number; write a whole number of at least 1"),
     ("burst: [2, 2]", "burst[1]: burst 2 is listed twice"),
     (

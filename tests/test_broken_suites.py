@@ -391,6 +391,16 @@ BROKEN = [
         id="not a duration",
     ),
     pytest.param(
+        HEAD + "slo: {confidence: 0.3}\n",
+        "chat.yaml:4: slo.confidence: 0.3 is no confidence between 50% and 99.99%; write e.g. 95%",
+        id="confidence below a half",
+    ),
+    pytest.param(
+        HEAD + "slo: {confidence: 1}\n",
+        "chat.yaml:4: slo.confidence: 1 is not a share below 1 (did you mean '1%'?); write a percentage, e.g. 1%, or a share of one, e.g. 0.01",
+        id="confidence of all",
+    ),
+    pytest.param(
         HEAD + "slo: {ttft.p90: 50 sec}\n",
         "chat.yaml:4: slo.ttft.p90: '50 sec' is not a duration (did you mean '50s'?); write a number with a unit, e.g. 500ms, 30s, 2m",
         id="nearest duration",

@@ -62,6 +62,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "load": suite.load.model_dump(mode="json"),
             "slo": [_limit(limit) for limit in suite.slo],
             "steepness": suite.steepness,
+            "confidence": suite.confidence,
             "objective": suite.objective.model_dump(mode="json"),
             "tradeoffs": [objective.model_dump(mode="json") for objective in suite.tradeoffs],
             "search": suite.search.model_dump(mode="json"),
@@ -180,6 +181,7 @@ def _check(check: Check) -> dict[str, Any]:
         "actual": check.actual,
         "ratio": None if check.actual is None else check.ratio,
         "holds": check.holds,
+        "ruling": None if check.ruling is None else dataclasses.asdict(check.ruling),
         "breach": check.breach,
     }
 
