@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
 NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
 LONGER = 3.0  # times its duration: how long a batch may take for its verdict to be resolved
-SHORTER = 4.0  # its duration by this: how long it takes at least
+SHORTER = 5.0  # its duration by this: how long it takes at least
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
