@@ -236,8 +236,8 @@ def _row(check: Check) -> tuple[str, str, str, str, str, str]:
         return limit.metric, "no data", check.relation, quantity(limit.metric, limit.bound), "", "MISSED"
     actual, bound = quantities(limit.metric, check.actual, limit.bound)
     outcome = {None: "holds", "hard": "MISSED", "soft": "missed, soft", "open": "OPEN"}[check.breach]
-    if check.ruling is not None:
-        outcome = f"{outcome} ({check.ruling})"
+    if check.ruling is not None:  # "holds at 97 % confidence" says both
+        outcome = str(check.ruling) if check.ruling.decision == outcome else f"{outcome} ({check.ruling})"
     return limit.metric, actual, check.relation, bound, check.by, outcome
 
 

@@ -61,6 +61,7 @@ def test_the_best_configuration_is_written_with_everything_that_led_to_it(tmp_pa
         "ratio": pytest.approx(0.224),
         "holds": False,
         "breach": "hard",
+        "ruling": None,
         "hard_fail": True,
         "fail_ratio": 0.0,
         "weight": 1.0,

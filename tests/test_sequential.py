@@ -2,15 +2,19 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_autotune.gate import judge_gate
 from pytest_autotune.samples import Sample
+from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.sequential import LEAST, certified_percentile, resolved, rule
-from pytest_autotune.slo import Limit, Ruling, Status, judge
+from pytest_autotune.slo import Limit, Ruling, Status, explain, judge
+from tests.make_records import Aim, batch, trial
 
 BOUND_S = 0.5
 P95, P99 = Limit("ttft.p95", BOUND_S), Limit("ttft.p99", BOUND_S)
@@ -193,3 +197,25 @@ def test_where_a_limit_was_tested_the_test_decides(decision, actual, status):
     verdict = judge({"ttft.p99": actual}, (P99,), rulings=ruled)
     assert verdict.status is status
     assert str(verdict.checks[0].ruling) == f"{decision} at 97 % confidence"
+
+
+def test_a_trial_without_a_compliant_batch_is_inconclusive_and_the_gate_says_what_to_do():
+    undecided = replace(batch(8, ttft__p99=0.48), rulings={"ttft.p99": Ruling("open", 0.6, 0.984, 812)})
+    judged = judge_trial(trial(1, batch(1, ttft__p99=0.9), undecided), limits=(P99,), objective=Aim())
+    assert judged.status is Status.INCONCLUSIVE
+    assert judged.reason.startswith("concurrency=8: ttft.p99: 480 ms against 500 ms is not resolved")
+    gate = judge_gate(select([judged]))
+    assert not gate.holds
+    assert "No configuration is shown to meet the SLO, and 1 trial could not be told: max-num-seqs=64" in gate.reason
+    assert "Measure longer" in gate.reason
+
+
+def test_a_compliant_batch_makes_up_for_one_that_could_not_be_told():
+    undecided = replace(batch(8, ttft__p99=0.48), rulings={"ttft.p99": Ruling("open", 0.6, 0.984, 812)})
+    judged = judge_trial(trial(1, batch(1, ttft__p99=0.1), undecided), limits=(P99,), objective=Aim())
+    assert judged.status is Status.COMPLIANT
+
+
+def test_the_table_of_limits_says_how_sure_each_verdict_is():
+    told = explain(judge({"ttft.p99": 0.48}, (P99,), rulings={"ttft.p99": Ruling("holds", 0.9712, 0.999, 900)}))
+    assert told.endswith("holds at 97.12 % confidence")
