@@ -55,7 +55,7 @@ class Incumbent:
     """The best configuration so far: the load that it carries, and what it brings there."""
 
     load: float
-    value: float | None  # to maximise; None where a larger load does not bring more, so that no probe rejects
+    value: float | None  # to maximise; None where no probe rejects
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,10 @@ def next_probe(search: LoadSearch, probes: Sequence[Probe], incumbent: Incumbent
     holding = [probe.level.value for probe in probes if probe.outcome == "holds" and probe.level.value < upper]
     lower = max(holding, default=None)
     capacity = None if lower is None else Level(lower, search.shape)
-    reason = _cut_off(search, probes, incumbent)
-    if reason:
-        return Found(None if probes[-1].outcome != "died" else capacity, reason, bounded=True)
+    if probes[-1].outcome == "died":
+        return Found(capacity, f"the server died at {probes[-1].level.words}", bounded=True)
+    if _rejected(search, probes[0], incumbent):
+        return Found(None, f"it does not carry {probes[0].level.words}, the load of the best so far", bounded=True)
     if reason := _settled(search, lower, upper):
         return Found(capacity, reason, bounded=math.isinf(upper))
     if len(probes) >= search.probes:
@@ -127,17 +128,11 @@ def _misses_a_latency(batch: JudgedBatch) -> bool:
     )
 
 
-def _cut_off(search: LoadSearch, probes: Sequence[Probe], incumbent: Incumbent | None) -> str:
-    """Say why nothing more is to be tried, wherever the capacity is."""
-    if probes[-1].outcome == "died":
-        return f"the server died at {probes[-1].level.words}"
-    first = probes[0]
+def _rejected(search: LoadSearch, first: Probe, incumbent: Incumbent | None) -> bool:
     if incumbent is None or incumbent.value is None or first.outcome != "missed":
-        return ""
+        return False
     at_incumbent = first.level == search.level(incumbent.load)
-    if at_incumbent and (first.value is None or first.value <= incumbent.value):
-        return f"it does not carry {first.level.words}, the load of the best so far"
-    return ""
+    return at_incumbent and (first.value is None or first.value <= incumbent.value)
 
 
 def _settled(search: LoadSearch, lower: float | None, upper: float) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_autotune.capacity import Found, Incumbent, Probe, brings_more_with_load, next_probe
+from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, DeployError
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status, Verdict
@@ -88,7 +89,11 @@ def _probe(record: BatchRecord, verdict: Verdict, suite: Suite) -> Probe:
 
 
 def _incumbent(trial: LiveTrial) -> Incumbent | None:
-    """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it."""
+    """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it.
+
+    A trial that measures a configuration again may be up against itself, at the very load where it only just complies:
+    it is never rejected.
+    """
     plan, suite = trial.plan, trial.plan.suite
     earlier = [record for record in trial.history() if _finished_before(record, trial.record)]
     judged = [
@@ -101,7 +106,8 @@ def _incumbent(trial: LiveTrial) -> Incumbent | None:
     load = best.capacity.value
     if suite.objective.metric.endswith("_per_gpu") and best.trial.gpus:
         load *= trial.gpus / best.trial.gpus
-    return Incumbent(load, best.rank_value if brings_more_with_load(suite.objective) else None)
+    rejects = brings_more_with_load(suite.objective) and not confirms(trial.slot.name)
+    return Incumbent(load, best.rank_value if rejects else None)
 
 
 def _finished_before(record: TrialRecord, trial: TrialRecord) -> bool:

@@ -27,12 +27,11 @@ import numpy as np
 
 from pytest_autotune.columns import times
 from pytest_autotune.intervals import effective_size
-from pytest_autotune.metrics import LATENCIES, parse_metric
-from pytest_autotune.slo import Ruling
+from pytest_autotune.slo import Ruling, certified_percentile
 from pytest_autotune.statistics import measured, percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Limit
 
 LEAST = 30  # requests
-SURE = 2.0  # of the evidence that is asked for, before a batch is ended: answers still on their way may lower it
+SURE = 2.0  # times the evidence is asked for to end a batch: the design effect is an estimate
 _NEARBY = 90.0  # percentile that stands in for higher ones when the design effect is looked for
 
 # Shares of misses beyond the limit that are averaged over, relative to the one that is allowed. A quarter
@@ -67,35 +66,32 @@ def rule(samples: Sequence[Sample], window_s: float, limits: Iterable[Limit], co
     return rulings
 
 
-def certified_percentile(limit: Limit) -> float | None:
-    """Return the percentile that a limit is on; None when the test is not for it."""
-    family, statistic = parse_metric(limit.metric)
-    if not limit.hard_fail or limit.floor or family not in LATENCIES or statistic is None or statistic[0] != "p":
-        return None
-    q = float(statistic[1:])
-    return q if 0 < q < 100 else None
-
-
 def resolved(
     samples: Sequence[Sample], elapsed_s: float, limits: Sequence[Limit], *, confidence: float, least_s: float
-) -> str:
-    """Return why a batch need not go on, `elapsed_s` after its window opened; empty when it should.
+) -> dict[str, Ruling]:
+    """Return the rulings that end a batch, `elapsed_s` after its window opened; none when it should go on.
 
-    `samples` are the requests that have ended. Slow ones are missing among those that began last, so only
-    what began longer ago than the slowest request took is looked at.
+    They stand, whatever the answers still on their way make of the same test: that it was reached at all is what the
+    error rates are about. `samples` are the requests that have ended. Slow ones are missing among those that
+    began last, so only what began longer ago than the slowest request took is looked at.
     """
     if elapsed_s < least_s or not samples:
-        return ""
+        return {}
     slowest_s = max(sample.e2e_s for sample in samples)
     settled = [sample for sample in samples if sample.start_s < elapsed_s - slowest_s]
     rulings = rule(settled, elapsed_s, limits, 1 - (1 - confidence) / SURE)
-    missed = [metric for metric, ruling in rulings.items() if ruling.decision == "missed"]
-    if missed:
-        return f"{missed[0]} is {rulings[missed[0]]}"
-    if rulings and all(ruling.decision == "holds" for ruling in rulings.values()):
-        least = min(rulings.values(), key=lambda ruling: ruling.confidence)
-        return f"every limit on a percentile {least}"
-    return ""
+    if missed := {metric: ruling for metric, ruling in rulings.items() if ruling.decision == "missed"}:
+        return missed
+    return rulings if all(ruling.decision == "holds" for ruling in rulings.values()) else {}
+
+
+def ending(rulings: Mapping[str, Ruling]) -> str:
+    """Return why a batch ends, for rulings that end it; empty for none."""
+    for metric, ruling in rulings.items():
+        if ruling.decision == "missed":
+            return f"{metric} is {ruling}"
+    least = min(rulings.values(), key=lambda ruling: ruling.confidence, default=None)
+    return "" if least is None else f"every limit on a percentile {least}"
 
 
 def _ruling(values: Column, bound: float, asked: float, confidence: float, limits: int) -> Ruling:

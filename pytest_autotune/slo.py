@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from pytest_autotune.formatting import change, quantities, quantity
-from pytest_autotune.metrics import LATENCIES
+from pytest_autotune.metrics import LATENCIES, parse_metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -187,6 +187,15 @@ def request_limits(limits: Iterable[Limit]) -> dict[str, float]:
         if family in LATENCIES and not limit.floor:
             tightest[family] = min(limit.bound, tightest.get(family, limit.bound))
     return tightest
+
+
+def certified_percentile(limit: Limit) -> float | None:
+    """Return the percentile that a limit is on, when a sequential test can decide it; else None."""
+    family, statistic = parse_metric(limit.metric)
+    if not limit.hard_fail or limit.floor or family not in LATENCIES or statistic is None or statistic[0] != "p":
+        return None
+    q = float(statistic[1:])
+    return q if 0 < q < 100 else None
 
 
 def explain(verdict: Verdict) -> str:

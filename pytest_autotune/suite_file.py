@@ -14,7 +14,7 @@ from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import DELIVERED, ERROR_RATE
+from pytest_autotune.slo import DELIVERED, ERROR_RATE, certified_percentile
 from pytest_autotune.space import Parameter, Space, grid_size
 from pytest_autotune.spelling import misspelled, nearest, show
 from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
@@ -147,6 +147,9 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     if file.load.max_duration_s is not None and confidence is None:
         problem = "only slo: confidence makes a batch longer than its duration; remove it or write e.g. confidence: 95%"
         raise SuiteError(f"load.max_duration: {problem}", path=path, line=source.line(("load", "max_duration")))
+    if confidence is not None and not any(certified_percentile(limit) is not None for limit in limits):
+        problem = "no hard limit is on a percentile, to which it would apply; remove it or write e.g. ttft.p95: 500ms"
+        raise SuiteError(f"slo.confidence: {problem}", path=path, line=source.line(("slo", "confidence")))
     shared["confidence"] = confidence
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
 

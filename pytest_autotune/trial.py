@@ -9,29 +9,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pytest_autotune.batches import record_of, record_of_lost, when_resolved, workload_until_resolved
 from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
-from pytest_autotune.recorded import failure_of, figures_of, worth_retrying
+from pytest_autotune.recorded import failure_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
 from pytest_autotune.slo import Status
-from pytest_autotune.statistics import measured
 from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
     from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
-    from pytest_autotune.samples import Level, Measurement, Sample
-    from pytest_autotune.slo import Verdict
+    from pytest_autotune.samples import Level, Sample
+    from pytest_autotune.slo import Ruling, Verdict
     from pytest_autotune.space import Configuration
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
 NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
-LONGER = 3.0  # times its duration: how long a batch may take for its verdict to be resolved
-SHORTER = 5.0  # its duration by this: how long it takes at least
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
@@ -297,7 +294,7 @@ class LiveTrial:
         return MeasuredBatch(record, samples, self._judge(record))
 
     def _workload(self, level: Level, attempt: int) -> Workload:
-        from pytest_autotune.load.plan import batch_seed, workload_of
+        from pytest_autotune.load.plan import batch_seed
 
         suite = self.plan.suite
         # A server that was there before this run may still hold the prompts of an earlier one.
@@ -305,11 +302,7 @@ class LiveTrial:
         if confirms(self.slot.name):
             repetition = f"{repetition} {self.slot.name}"
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
-        workload = workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
-        if suite.confidence is None or level.shape not in ("concurrency", "rate"):
-            return workload
-        longest_s = suite.load.max_duration_s or LONGER * workload.duration_s
-        return replace(workload, duration_s=max(longest_s, workload.duration_s))
+        return workload_until_resolved(suite, level, seed=seed)
 
     def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
@@ -318,6 +311,7 @@ class LiveTrial:
         target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
         limit_s = suite.timeouts.for_batch(workload, load.generator)
         deadline = time.monotonic() + limit_s
+        decided: dict[str, Ruling] = {}
 
         def overdue() -> str | None:
             late = time.monotonic() > deadline
@@ -330,21 +324,17 @@ class LiveTrial:
                 workload,
                 died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
-                **self._when_resolved(),
+                **when_resolved(suite, level, decided),
             )
         except BenchmarkError as error:
-            return self._lost_batch(level, started_at, overdue() or str(error), server), ()
-        return self._batch_record(measurement, started_at), tuple(measurement.samples)
-
-    def _when_resolved(self) -> dict[str, Callable[[Sequence[Sample], float], str]]:
-        """Return what ends a batch once its verdict is known, where the suite asks for a confidence."""
-        suite = self.plan.suite
-        if suite.confidence is None:
-            return {}
-        from pytest_autotune.sequential import resolved
-
-        least_s = (suite.load.planned_duration_s or 0.0) / SHORTER
-        return {"enough": partial(resolved, limits=suite.slo, confidence=suite.confidence, least_s=least_s)}
+            cause = server.died()
+            lost = record_of_lost(level, started_at, overdue() or str(error), cause)
+            if cause is not None:
+                self.end = lost
+                log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
+            return lost, ()
+        record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided)
+        return record, tuple(measurement.samples)
 
     def _target(self, server: Server, *, made_up: bool) -> Target:
         """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""
@@ -368,47 +358,6 @@ class LiveTrial:
         log.info("%s: %s", self.slot.name, calibration.finding)
         self._template_tokens = calibration.target.template_tokens
         return calibration.target
-
-    def _batch_record(self, measurement: Measurement, started_at: datetime) -> BatchRecord:
-        samples, window_s = measurement.samples, measurement.window_s
-        figures = figures_of(samples, window_s, self.plan.suite, gpus=self.gpus, delivered=measurement.delivered)
-        saturated = measurement.client.saturated
-        return BatchRecord(
-            level=measurement.level,
-            status="failed" if saturated else "measured",
-            metrics=figures.metrics,
-            client=measurement.client,
-            errors=measurement.errors,
-            requests=len(measured(samples, window_s)),
-            window_s=window_s,
-            started_at=started_at,
-            reason=saturated or "",
-            delivered=measurement.delivered,
-            oversaturated=measurement.oversaturated,
-            stopped=measurement.stopped,
-            intervals=figures.intervals,
-            rulings=figures.rulings,
-            remarks=_remarks(measurement),
-        )
-
-    def _lost_batch(self, level: Level, started_at: datetime, reason: str, server: Server) -> BatchRecord:
-        cause = server.died()
-        record = BatchRecord(
-            level=level,
-            status="failed" if cause is None else "died",
-            metrics={},
-            client=None,
-            errors={},
-            requests=0,
-            window_s=0.0,
-            started_at=started_at,
-            reason=reason if cause is None else str(cause),
-            cause="" if cause is None else str(cause.kind),
-        )
-        if cause is not None:
-            self.end = record
-            log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
-        return record
 
     def _death(self, record: BatchRecord) -> DeployError:
         from pytest_autotune.engines.engine import CauseKind
@@ -477,15 +426,6 @@ def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:
     if recorded is None:
         raise NotRun(f"not measured yet; {NOTHING_DEPLOYED}")
     return Claim("recorded", recorded)
-
-
-def _remarks(measurement: Measurement) -> tuple[str, ...]:
-    """Say whether a load that is level itself met a server in a steady state."""
-    from pytest_autotune.steadiness import steady
-
-    if measurement.level.shape not in ("concurrency", "rate"):
-        return ()
-    return (f"steady state: {steady(measurement.samples, measurement.window_s)}",)
 
 
 def _failed(record: BatchRecord) -> BenchmarkError:

@@ -396,6 +396,11 @@ BROKEN = [
         id="confidence below a half",
     ),
     pytest.param(
+        HEAD + "slo: {confidence: 95%, tpot.mean: 50ms, ttft.p99: {max: 1s, hard_fail: false}}\n",
+        "chat.yaml:4: slo.confidence: no hard limit is on a percentile, to which it would apply; remove it or write e.g. ttft.p95: 500ms",
+        id="confidence of nothing",
+    ),
+    pytest.param(
         HEAD + "slo: {confidence: 1}\n",
         "chat.yaml:4: slo.confidence: 1 is not a share below 1 (did you mean '1%'?); write a percentage, e.g. 1%, or a share of one, e.g. 0.01",
         id="confidence of all",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pytest_autotune.gate import judge_gate
 from pytest_autotune.samples import Sample
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.sequential import LEAST, certified_percentile, resolved, rule
-from pytest_autotune.slo import Limit, Ruling, Status, explain, judge
+from pytest_autotune.sequential import LEAST, ending, resolved, rule
+from pytest_autotune.slo import Limit, Ruling, Status, certified_percentile, explain, judge
 from tests.make_records import Aim, batch, trial
 
 BOUND_S = 0.5
@@ -122,13 +122,16 @@ def test_a_limit_with_a_tolerance_is_tested_where_a_miss_is_hard():
 
 def look(latencies, *, elapsed_s, limits=(P95,), least_s=0.0):
     ended = [sample for sample in samples(latencies) if sample.end_s <= elapsed_s]
-    return resolved(ended, elapsed_s, limits, confidence=0.95, least_s=least_s)
+    return ending(resolved(ended, elapsed_s, limits, confidence=0.95, least_s=least_s))
 
 
 def test_a_batch_ends_when_every_limit_is_decided():
     assert look(spread(300), elapsed_s=31.0).startswith("every limit on a percentile holds at 9")
     assert look(spread(300), elapsed_s=31.0, limits=(P95, P99)) == ""
     assert look([0.9] * 300, elapsed_s=31.0, limits=(P95, P99)).startswith("ttft.p95 is missed at 9")
+    slow = samples(spread(400, bad=80))
+    far = Limit("e2e.p99.9", 9.0)
+    assert resolved(slow, 100.0, (P95, far), confidence=0.95, least_s=0.0).keys() == {"ttft.p95"}
 
 
 def test_a_batch_does_not_end_before_its_least_time_or_without_requests():

@@ -1,0 +1,109 @@
+"""One batch on its way to the store: how long it is measured, what ends it early, and its record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_autotune.recorded import figures_of
+from pytest_autotune.records import BatchRecord
+from pytest_autotune.statistics import measured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from pytest_autotune.engines.engine import Cause
+    from pytest_autotune.load.generator import Workload
+    from pytest_autotune.samples import Level, Measurement, Sample
+    from pytest_autotune.slo import Ruling
+    from pytest_autotune.suite import Suite
+
+    Enough = Callable[[Sequence[Sample], float], str]
+
+LONGER = 3.0  # times its duration: how long a batch may take for its verdict to be resolved
+SHORTER = 5.0  # its duration by this: how long it takes at least
+
+
+def workload_until_resolved(suite: Suite, level: Level, *, seed: int) -> Workload:
+    """Return the workload of a batch, with as much time as its verdict may take; raises what `workload_of` raises."""
+    from pytest_autotune.load.plan import workload_of
+
+    workload = workload_of(suite.load, level, directory=suite.path.parent, seed=seed)
+    if not _until_resolved(suite, level):
+        return workload
+    longest_s = suite.load.max_duration_s or LONGER * workload.duration_s
+    return replace(workload, duration_s=max(longest_s, workload.duration_s))
+
+
+def when_resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> dict[str, Enough]:
+    """Return what ends a batch once its verdict is known, and notes it; nothing where the batch ends by itself."""
+    confidence = suite.confidence
+    if confidence is None or not _until_resolved(suite, level):
+        return {}
+    from pytest_autotune.sequential import ending, resolved
+
+    least_s = (suite.load.planned_duration_s or 0.0) / SHORTER
+
+    def enough(samples: Sequence[Sample], elapsed_s: float) -> str:
+        decided.update(resolved(samples, elapsed_s, suite.slo, confidence=confidence, least_s=least_s))
+        return ending(decided)
+
+    return {"enough": enough}
+
+
+def record_of(
+    measurement: Measurement, started_at: datetime, suite: Suite, *, gpus: int, decided: Mapping[str, Ruling]
+) -> BatchRecord:
+    """Return the record of a measured batch; what was decided while it ran stands."""
+    samples, window_s = measurement.samples, measurement.window_s
+    figures = figures_of(samples, window_s, suite, gpus=gpus, delivered=measurement.delivered)
+    saturated = measurement.client.saturated
+    return BatchRecord(
+        level=measurement.level,
+        status="failed" if saturated else "measured",
+        metrics=figures.metrics,
+        client=measurement.client,
+        errors=measurement.errors,
+        requests=len(measured(samples, window_s)),
+        window_s=window_s,
+        started_at=started_at,
+        reason=saturated or "",
+        delivered=measurement.delivered,
+        oversaturated=measurement.oversaturated,
+        stopped=measurement.stopped,
+        intervals=figures.intervals,
+        rulings={**figures.rulings, **decided},
+        remarks=_remarks(measurement),
+    )
+
+
+def record_of_lost(level: Level, started_at: datetime, reason: str, cause: Cause | None) -> BatchRecord:
+    """Return the record of a batch without a measurement; `cause` is what the server died of, None when it lives."""
+    return BatchRecord(
+        level=level,
+        status="failed" if cause is None else "died",
+        metrics={},
+        client=None,
+        errors={},
+        requests=0,
+        window_s=0.0,
+        started_at=started_at,
+        reason=reason if cause is None else str(cause),
+        cause="" if cause is None else str(cause.kind),
+    )
+
+
+def _until_resolved(suite: Suite, level: Level) -> bool:
+    """Say whether a batch is as long as its verdict takes; other tools and other shapes end by themselves."""
+    even = level.shape in ("concurrency", "rate")
+    return suite.confidence is not None and even and suite.load.generator == "builtin"
+
+
+def _remarks(measurement: Measurement) -> tuple[str, ...]:
+    """Say whether a load that is level itself met a server in a steady state."""
+    from pytest_autotune.steadiness import steady
+
+    if measurement.level.shape not in ("concurrency", "rate"):
+        return ()
+    return (f"steady state: {steady(measurement.samples, measurement.window_s)}",)
