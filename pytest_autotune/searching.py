@@ -76,6 +76,16 @@ def _end_on_signals(config: pytest.Config) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
         _handle(config, signum, interrupt)
+    config.add_cleanup(_forget_interrupts)
+
+
+def _forget_interrupts() -> None:
+    """Keep pytest's exit status after an interrupt that hit code which Python compiled from a string.
+
+    Python remembers an interrupt that left such code, a dataclass being made say, although pytest
+    caught it, and would at its end kill itself by SIGINT. The next such code that runs clears that.
+    """
+    exec("pass")  # noqa: S102 - a constant
 
 
 def _handle(config: pytest.Config, signum: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> None:

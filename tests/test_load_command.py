@@ -199,8 +199,10 @@ def test_a_terminal_gets_a_live_table_and_then_the_final_one(server):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"c2 .* waits", text)
     assert re.search(r"c1 .* (warm-up|measure) \d+/1 s", text)
-    assert text.rstrip().splitlines()[-1].split()[0] == "c2"
-    assert text.count("concurrency=1:") == 0
+    # Notes may follow the table, say of a load that a busy machine kept from being steady.
+    last = [line for line in text.rstrip().splitlines() if not line.startswith("concurrency=")][-1]
+    assert last.split()[0] == "c2"
+    assert not re.search(r"concurrency=\d+: \d+ requests", text)
 
 
 def test_the_module_is_a_command_with_help():

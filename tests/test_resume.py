@@ -91,6 +91,20 @@ def test_an_interrupted_fresh_run_is_continued_in_its_own_generation(project):
     assert (first.outcome, fresh.outcome, last.outcome) == ("ok", "interrupted", "ok")
 
 
+TERMINATED_IN_EXEC = """\
+def pytest_runtest_setup(item):
+    if item.name == "c1":
+        exec("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+"""
+
+
+def test_a_signal_in_the_middle_of_generated_code_ends_a_run_like_any_other(project):
+    project.suite()
+    project.pytester.makeconftest(TERMINATED_IN_EXEC)
+    # What hypothesis imports at the end would hide it: it clears what Python remembers of the interrupt.
+    assert project.run("suites", "--autotune", "-p", "no:hypothesispytest").ret == 2
+
+
 UNLUCKY = """\
 import os, sys
 if not os.path.exists({path!r}):
