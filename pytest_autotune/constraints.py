@@ -75,6 +75,10 @@ class Constraint:
         object.__setattr__(self, "_evaluate", parser.parse())
         object.__setattr__(self, "names", frozenset(parser.names))
 
+    def __repr__(self) -> str:
+        # Sorted: a set's own order differs between processes, and the identity of a study is made of this.
+        return f"Constraint(text={self.text!r}, known={_written(self.known)}, names={_written(self.names)})"
+
     def __reduce__(self) -> tuple[type[Constraint], tuple[str, frozenset[str]]]:
         return Constraint, (self.text, self.known)  # closures cannot be pickled
 
@@ -89,6 +93,10 @@ class Constraint:
             return _truth(self._evaluate(values))
         except (ValueError, ArithmeticError) as error:
             raise ValueError(f"constraint {self.text!r}: {error}") from error
+
+
+def _written(names: frozenset[str]) -> str:
+    return f"frozenset({{{', '.join(map(repr, sorted(names)))}}})" if names else "frozenset()"
 
 
 class _Parser:

@@ -1,4 +1,7 @@
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -132,6 +135,17 @@ def test_constraint_survives_pickling():
     copy = pickle.loads(pickle.dumps(constraint))
     assert copy == constraint
     assert copy.holds({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_constraint_is_written_alike_in_every_process(seed):
+    code = "from pytest_autotune.constraints import Constraint; print(Constraint('a + b > c', frozenset('abcd')))"
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    written = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    names = "frozenset({'a', 'b', 'c'})"
+    known = "frozenset({'a', 'b', 'c', 'd'})"
+    assert written.stdout.strip() == f"Constraint(text='a + b > c', known={known}, names={names})"
+    assert repr(Constraint("1 < 2")) == "Constraint(text='1 < 2', known=frozenset(), names=frozenset())"
 
 
 def test_run_of_many_hyphens_is_cut_quickly():
