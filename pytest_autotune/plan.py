@@ -71,8 +71,11 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
 def _slots(suite: Suite) -> Iterator[Slot]:
     """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
     if suite.search.strategy == "grid":
+        names: set[str] = set()
         for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):
-            yield Slot(label(configuration), index, configuration, _within_budget(suite, _given(configuration)))
+            name = label(configuration, names)
+            names.add(name)
+            yield Slot(name, index, configuration, _within_budget(suite, _given(configuration)))
         return
     for index in range(suite.search.trials or DEFAULT_TRIALS):
         yield Slot(f"trial-{index:03d}", index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))

@@ -113,6 +113,10 @@ class _Points:
     ordered: bool
     indices: Mapping[str, int]  # of the values, by their JSON: lists and objects are values too
 
+    @property
+    def middle(self) -> int:
+        return len(self.values) // 2
+
     def encode(self, value: Value) -> int | None:
         return self.indices.get(_key(value))
 
@@ -145,6 +149,10 @@ class _Range:
     @property
     def high(self) -> float:
         return self._scaled(self.parameter.high + self._half)
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
 
     @property
     def _half(self) -> float:
@@ -206,14 +214,24 @@ class _Scope:
     axes: tuple[_Points | _Range, ...]
 
     def decode(self, point: Sequence[float]) -> Configuration:
-        return {axis.name: axis.decode(at) for axis, at in zip(self.axes, point, strict=True)}
+        values = {axis.name: axis.decode(at) for axis, at in zip(self.axes, point, strict=True)}
+        return self.space.active(values, self.fixed)
 
     def encode(self, configuration: Configuration) -> tuple[float, ...] | None:
-        """Return the point of a configuration; None when the space cannot express it."""
-        if configuration.keys() != {axis.name for axis in self.axes}:
+        """Return the point of a configuration; None when the space cannot express it.
+
+        What the configuration lacks because of a condition is in the middle of its range.
+        """
+        middle = {axis.name: axis.decode(axis.middle) for axis in self.axes}
+        values = {**middle, **configuration}
+        if values.keys() != middle.keys():
             return None
-        point = tuple(axis.encode(configuration[axis.name]) for axis in self.axes)
-        return None if None in point else tuple(at for at in point if at is not None)
+        point = tuple(
+            axis.encode(configuration[axis.name]) if axis.name in configuration else axis.middle for axis in self.axes
+        )
+        if None in point or self.space.active(values, self.fixed).keys() != configuration.keys():
+            return None
+        return tuple(at for at in point if at is not None)
 
     def takes(self, configuration: Configuration) -> bool:
         return canonical(configuration) not in self.tried and self.space.allows(configuration, self.fixed)
@@ -232,17 +250,17 @@ class _Scope:
                 yield configuration
 
     def everything(self) -> list[Configuration]:
-        """Return all that may be proposed; raise `SpaceExhausted` when it is nothing, or too much to look through."""
+        """Return all that may be proposed, once each; raise `SpaceExhausted` when it is nothing, or too much."""
         choices = [_every_value(axis) for axis in self.axes]
         if math.prod(len(values) for values in choices) > ENUMERABLE:
             raise SpaceExhausted(f"{DRAWS} random draws found no allowed configuration that was not tried before")
         names = [axis.name for axis in self.axes]
         product = itertools.product(*choices)
-        every: Iterator[Configuration] = (dict(zip(names, values, strict=True)) for values in product)
-        found = [configuration for configuration in every if self.takes(configuration)]
+        every = (self.space.active(dict(zip(names, values, strict=True)), self.fixed) for values in product)
+        found = {canonical(configuration): configuration for configuration in every if self.takes(configuration)}
         if not found:
             raise _exhausted(self.tried)
-        return found
+        return list(found.values())
 
 
 def _every_value(axis: _Points | _Range) -> Sequence[Value]:

@@ -7,9 +7,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
+from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pytest_autotune.constraints import Constraint as Constraint  # noqa: PLC0414, TC001  # belongs here for users
@@ -30,6 +32,10 @@ class Choice:
 
     name: str
     values: tuple[Value, ...]
+    when: Constraint | None = None  # a configuration has the parameter only where this holds
+
+    def __repr__(self) -> str:
+        return _written(self, "when")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,10 @@ class Integer:
     log: bool = False
     step: int | None = None
     levels: int | None = None
+    when: Constraint | None = None
+
+    def __repr__(self) -> str:
+        return _written(self, "when")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +64,127 @@ class Float:
     log: bool = False
     step: float | None = None
     levels: int | None = None
+    when: Constraint | None = None
+
+    def __repr__(self) -> str:
+        return _written(self, "when")
 
 
 Parameter = Choice | Integer | Float
 
 
 @dataclass(frozen=True, slots=True)
+class Forbidden:
+    """A combination that is not tried: settings, each with one of its listed values."""
+
+    values: Mapping[str, tuple[Value, ...]]
+
+    @property
+    def text(self) -> str:
+        """The combination as a message repeats it."""
+        return show({name: each[0] if len(each) == 1 else list(each) for name, each in self.values.items()})
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        """Say whether `values` are not that combination; what lacks one of its settings is not."""
+        return not all(
+            name in values and any(same(values[name], one) for one in each) for name, each in self.values.items()
+        )
+
+
+class ConditionError(ValueError):
+    """The condition under which a parameter exists cannot be evaluated."""
+
+    def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(problem)
+        self.parameter = parameter
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
-    """The parameters of a suite with the constraints between them."""
+    """The parameters of a suite with the constraints between them, and the combinations that are not tried.
+
+    A configuration has a parameter with a condition (`when`) only where that holds, and only where all
+    that it names is set. Raises `ValueError` when conditions depend on each other.
+    """
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...] = ()
+    forbidden: tuple[Forbidden, ...] = ()
+    _ordered: tuple[Parameter, ...] = field(init=False, compare=False, repr=False)  # after what their conditions name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ordered", _ordered(self.parameters))
+
+    def __repr__(self) -> str:
+        return _written(self, "forbidden")
+
+    @property
+    def conditional(self) -> frozenset[str]:
+        """The names of the parameters that a configuration may lack."""
+        return frozenset(parameter.name for parameter in self.parameters if parameter.when is not None)
+
+    def active(self, values: Mapping[str, Value], fixed: Mapping[str, Value]) -> Configuration:
+        """Return the configuration that `values`, one for each parameter, stand for: what exists under them, in order.
+
+        Raises `ConditionError` for a condition that cannot be evaluated.
+        """
+        known = dict(fixed)
+        lacking = set()
+        for parameter in self._ordered:
+            if _exists(parameter, known):
+                known[parameter.name] = values[parameter.name]
+            else:
+                lacking.add(parameter.name)
+        return {each.name: values[each.name] for each in self.parameters if each.name not in lacking}
+
+    def narrowed(self, names: Collection[str]) -> Space:
+        """Return the space of those parameters, and of those that their conditions depend on."""
+        wanted = set(names)
+        for parameter in reversed(self._ordered):
+            if parameter.name in wanted and parameter.when is not None:
+                wanted |= parameter.when.names
+        return replace(self, parameters=tuple(each for each in self.parameters if each.name in wanted))
 
     def grid(self, fixed: Mapping[str, Value]) -> Iterator[Configuration]:
-        """Yield every allowed configuration, last parameter fastest; constraints also see `fixed`.
+        """Yield every allowed configuration, last parameter fastest; constraints and conditions also see `fixed`.
 
         Lazy, without duplicates; a space without parameters has one configuration, the empty one.
         Raises `ValueError` for a parameter that cannot be enumerated (see `grid_points`).
         """
         names = [parameter.name for parameter in self.parameters]
-        for values in itertools.product(*(grid_points(parameter) for parameter in self.parameters)):
-            configuration = dict(zip(names, values, strict=True))
+        points = [grid_points(parameter) for parameter in self.parameters]
+        conditional = self.conditional
+        for values in itertools.product(*points):
+            configuration: Configuration = dict(zip(names, values, strict=True))
+            if conditional:
+                configuration = self.active(configuration, fixed)
+                # Values of what does not exist make no difference: the first of them stand for all.
+                if any(
+                    value is not first
+                    for name, value, (first, *_) in zip(names, values, points, strict=True)
+                    if name not in configuration
+                ):
+                    continue
             if self.allows(configuration, fixed):
                 yield configuration
 
     def allows(self, configuration: Configuration, fixed: Mapping[str, Value]) -> bool:
-        """Say whether every constraint holds; raises `ValueError` when one cannot be evaluated."""
-        if not self.constraints:
+        """Say whether every constraint holds and nothing is forbidden; raises `ValueError` as `Constraint.holds` does.
+
+        What names a parameter that the configuration lacks holds.
+        """
+        if not self.constraints and not self.forbidden:
             return True
         values = {**fixed, **configuration}
-        return all(constraint.holds(values) for constraint in self.constraints)
+        return all(constraint.holds(values) for constraint in self.constraints) and all(
+            forbidden.holds(values) for forbidden in self.forbidden
+        )
 
     def size(self) -> int:
         """Return how many combinations the grid has before constraints, without building any.
 
-        An upper bound where rounding makes grid points of a whole number coincide.
+        An upper bound where rounding makes grid points of a whole number coincide, and where parameters
+        have conditions.
         """
         return math.prod(grid_size(parameter) for parameter in self.parameters)
 
@@ -129,6 +225,25 @@ def grid_points(parameter: Parameter) -> tuple[Value, ...]:
     return tuple(float(low + index * step) for index in range(number))
 
 
+def takes(parameter: Parameter, value: Value, *, grid: bool) -> bool:
+    """Say whether a search may give the parameter that value; a grid takes its grid points only."""
+    if isinstance(parameter, Choice):
+        return any(same(value, one) for one in parameter.values)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
+        return False
+    if grid and parameter.levels is not None:
+        return value in grid_points(parameter)
+    step = parameter.step or (1 if isinstance(parameter, Integer) else None)
+    return step is None or (_fraction(value) - _fraction(parameter.low)) % _fraction(step) == 0
+
+
+def same(one: Value, other: Value) -> bool:
+    """Say whether two values are the same JSON: true is not 1, but 1.0 is."""
+    if isinstance(one, list | tuple | dict) or isinstance(other, list | tuple | dict):
+        return _json(one) == _json(other)
+    return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
+
+
 def canonical(configuration: Configuration) -> str:
     """Return the configuration as canonical JSON (sorted keys, no spaces): its identity.
 
@@ -137,19 +252,19 @@ def canonical(configuration: Configuration) -> str:
     return _json(dict(configuration))
 
 
-def label(configuration: Configuration) -> str:
+def label(configuration: Configuration, taken: Collection[str] = ()) -> str:
     """Return a readable node id, e.g. ``tp:4-max-num-seqs:256``; ``defaults`` for the empty one.
 
     Only letters, digits and ``_ . - : +``, so it can stand in a node id, in ``-k`` and in a file
-    name. Parameters come in the order of the mapping. Configurations of one space (the same
-    names) with different content have different labels: what cannot be written as it is (other
-    characters, text that looks like a number, lists) ends in ``+`` and a hash of its JSON, and so
-    does a label that would be too long.
+    name. Parameters come in the order of the mapping. Configurations of the same names with different
+    content have different labels: what cannot be written as it is (other characters, text that looks
+    like a number, lists) ends in ``+`` and a hash of its JSON, and so does a label that would be too
+    long. Those of different names may read alike, so a label that is `taken` ends in a hash, too.
     """
     if not configuration:
         return "defaults"
     text = "-".join(f"{_name_label(name)}:{_value_label(value)}" for name, value in configuration.items())
-    if len(text) <= _LONGEST_LABEL:
+    if len(text) <= _LONGEST_LABEL and text not in taken:
         return text
     return f"{text[: _LONGEST_LABEL - 17]}+{_digest(canonical(configuration), 16)}"
 
@@ -176,6 +291,41 @@ def _spread(parameter: Integer | Float, number: int) -> Iterator[float]:
 
 def _exact(value: float) -> Decimal:
     return Decimal(repr(value))
+
+
+def _fraction(value: float) -> Fraction:
+    return Fraction(repr(value))
+
+
+def _ordered(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    """Return the parameters so that each comes after those that its condition names."""
+    own = {parameter.name: parameter for parameter in parameters}
+    named = {name: () if one.when is None else sorted(one.when.names & own.keys()) for name, one in own.items()}
+    try:
+        return tuple(own[name] for name in TopologicalSorter(named).static_order())
+    except CycleError as error:
+        raise ValueError(f"the conditions of {', '.join(map(repr, error.args[1][1:]))} depend on each other") from None
+
+
+def _exists(parameter: Parameter, known: Mapping[str, Value]) -> bool:
+    """Say whether a configuration that sets what is `known` has the parameter."""
+    if parameter.when is None:
+        return True
+    if not parameter.when.names <= known.keys():
+        return False
+    try:
+        return parameter.when.holds(known)
+    except ValueError as error:
+        raise ConditionError(parameter.name, str(error)) from error
+
+
+def _written(shown: Parameter | Space, optional: str) -> str:
+    """Return what a dataclass writes, without a field that is not used.
+
+    The identity of a study is made of this: a field that a space does not use must not change it.
+    """
+    used = [one.name for one in fields(shown) if one.repr and (one.name != optional or getattr(shown, one.name))]
+    return f"{type(shown).__qualname__}({', '.join(f'{name}={getattr(shown, name)!r}' for name in used)})"
 
 
 def _json(value: Value) -> str:

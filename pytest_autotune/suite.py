@@ -32,7 +32,7 @@ from pytest_autotune.load.plan import fingerprints_of
 from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Limit
-from pytest_autotune.space import Configuration, Space
+from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.suite_load import LoadBlock
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Suite(Plain):
     One object travels from the file to the verdict; nothing copies it field by field.
     """
 
-    space: InstanceOf[Space] = Space(())  # from `parameters:` and `constraints:`
+    space: InstanceOf[Space] = Space(())  # from `parameters:`, `constraints:` and `forbidden:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
     confidence: float | None = None  # of verdicts on percentiles; None: what was measured decides
@@ -202,9 +202,11 @@ class Suite(Plain):
         Lazy, without duplicates. Raises `ValueError` when a parameter cannot be enumerated, which
         `load_suite` rules out for the grid strategy.
         """
-        if self.search.defaults and self.space.parameters:
+        defaults = self.search.defaults and bool(self.space.parameters)
+        if defaults:
             yield {}
-        yield from self.space.grid(self.fixed)
+        # Without any parameter whose condition holds, the grid has the defaults as well.
+        yield from (configuration for configuration in self.space.grid(self.fixed) if configuration or not defaults)
 
     def extra_metrics(self) -> tuple[str, ...]:
         """Return the metrics with a statistic (``ttft.p90``) that limits and objective need, sorted."""
@@ -214,11 +216,11 @@ class Suite(Plain):
     def document(self) -> dict[str, Any]:
         """Return everything the suite says as JSON values in base units, with secrets masked."""
         content = self.model_dump(mode="json", exclude={"space", "slo"})
-        content["parameters"] = [
-            {"kind": type(parameter).__name__.lower(), **dataclasses.asdict(parameter)}
-            for parameter in self.space.parameters
-        ]
+        content["parameters"] = [_described(parameter) for parameter in self.space.parameters]
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
+        content["forbidden"] = [
+            {name: list(values) for name, values in forbidden.values.items()} for forbidden in self.space.forbidden
+        ]
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
         masked: dict[str, Any] = mask(content)
         masked["command"] = list(mask_argv(self.command))
@@ -258,3 +260,11 @@ class Suite(Plain):
         path = None if self.path == Path() else self.path
         prefix = f"{dotted(where)}: " if where else ""
         return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
+
+
+def _described(parameter: Parameter) -> dict[str, Any]:
+    """Return a parameter as JSON values."""
+    content = dataclasses.asdict(dataclasses.replace(parameter, when=None))
+    content.pop("when")
+    when = {} if parameter.when is None else {"when": parameter.when.text}
+    return {"kind": type(parameter).__name__.lower(), **content, **when}

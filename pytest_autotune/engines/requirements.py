@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.space import Choice, Space
+from pytest_autotune.space import Choice
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
@@ -135,10 +135,11 @@ def most_gpus(suite: Suite) -> int:
     if suite.gpus is not None:
         return suite.gpus
     parallel = tuple(parameter for parameter in suite.space.parameters if is_parallel({parameter.name: None}))
+    space = suite.space.narrowed([parameter.name for parameter in parallel])
     try:
-        configurations = list(Space(parallel, suite.space.constraints).grid(suite.fixed))
-    except ValueError:  # a range without grid points: at least its low end is tried
-        configurations = [{parameter.name: _least(parameter) for parameter in parallel}]
+        configurations = list(space.grid(suite.fixed))
+    except ValueError:  # a range without grid points: at least its low end is tried, unless it has a condition
+        configurations = [{parameter.name: _least(parameter) for parameter in parallel if parameter.when is None}]
     return max((parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations), default=1)
 
 
