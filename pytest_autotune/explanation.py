@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_autotune.distributions import two_sided
-from pytest_autotune.formatting import change, setting
+from pytest_autotune.formatting import change, setting, settings
 from pytest_autotune.slo import Status
 from pytest_autotune.space import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from pytest_autotune.columns import Column
     from pytest_autotune.selection import JudgedTrial, Selection
-    from pytest_autotune.space import Value
+    from pytest_autotune.space import Configuration, Value
 
 LEAST_TRIALS = 6  # with fewer, no share of anything can be told from chance
 _GROUPS = 4  # a number with more values than this is cut into so many groups of neighbours
@@ -36,6 +36,8 @@ class Importance:
     ranks, so that trials without a score, which are all last, count too. The interval is the jackknife's,
     each trial left out once (Efron and Stein, "The jackknife estimate of variance", Annals of Statistics 9,
     1981). Trials of an adaptive search are no random sample: what it avoided early seems to matter less.
+    A parameter that has a condition is held against the trials that have it only: the others say what its
+    condition did.
     """
 
     parameter: str
@@ -54,6 +56,7 @@ class Step:
     parameter: str
     best: Value  # UNSET when the best leaves it to the engine
     other: Value
+    brings: Mapping[str, Value]  # parameters that exist under the other value only
     difference: float | None  # of the score, relative to the best's; None when the other has none
     outcome: str  # status, and the reason when there is no score
 
@@ -67,23 +70,28 @@ class Explanation:
     steps: tuple[Step, ...]
 
 
-def explain_best(selection: Selection) -> Explanation | None:
-    """Explain the selected trial from all finished ones; None when none was selected."""
+def explain_best(selection: Selection, conditional: Collection[str] = ()) -> Explanation | None:
+    """Explain the selected trial from all finished ones; None when none was selected.
+
+    `conditional` are the parameters that a configuration may lack because of their conditions.
+    """
     if selection.best is None:
         return None
     finished = [judged for judged in selection.ranking if judged.trial.state == "finished"]
-    return Explanation(importances(finished), _binding(selection.best), _steps(selection.best, finished))
+    steps = _steps(selection.best, finished, conditional)
+    return Explanation(importances(finished, conditional), _binding(selection.best), steps)
 
 
-def importances(trials: Sequence[JudgedTrial]) -> tuple[Importance, ...]:
+def importances(trials: Sequence[JudgedTrial], conditional: Collection[str] = ()) -> tuple[Importance, ...]:
     """Return how much each parameter mattered, most first; nothing with fewer than `LEAST_TRIALS` or equal trials."""
-    if len(trials) < LEAST_TRIALS:
-        return ()
-    ranks = _ranks([judged.rank_value if judged.eligible else None for judged in trials])
     names = dict.fromkeys(name for judged in trials for name in judged.trial.configuration)
     found = []
     for name in names:
-        groups = _groups([judged.trial.configuration.get(name, UNSET) for judged in trials])
+        having = [judged for judged in trials if name not in conditional or name in judged.trial.configuration]
+        if len(having) < LEAST_TRIALS:
+            continue
+        ranks = _ranks([judged.rank_value if judged.eligible else None for judged in having])
+        groups = _groups([judged.trial.configuration.get(name, UNSET) for judged in having])
         if np.unique(groups).size > 1 and np.ptp(ranks) > 0:
             share, reach = _epsilon_squared(groups, ranks), _jackknife(groups, ranks)
             low, high = max(0.0, share - reach), min(1.0, share + reach)
@@ -94,6 +102,8 @@ def importances(trials: Sequence[JudgedTrial]) -> tuple[Importance, ...]:
 def step_words(step: Step) -> tuple[str, str, str]:
     """Return a step as parameter, values and what came of it: ``("tp", "2 -> 4", "-12 %")``."""
     values = f"{_words(step.best)} -> {_words(step.other)}"
+    if step.brings:
+        values += f" with {settings(step.brings)}"
     return step.parameter, values, step.outcome if step.difference is None else change(step.difference)
 
 
@@ -110,25 +120,30 @@ def _binding(best: JudgedTrial) -> str:
     return "nothing: it complies at the highest load level that was measured, and a higher one may bring more"
 
 
-def _steps(best: JudgedTrial, trials: Iterable[JudgedTrial]) -> tuple[Step, ...]:
+def _steps(best: JudgedTrial, trials: Iterable[JudgedTrial], conditional: Collection[str]) -> tuple[Step, ...]:
     own = best.trial.configuration
     steps = []
     for judged in trials:
         other = judged.trial.configuration
-        differing = [
-            name
-            for name in {**own, **other}
-            if name not in own or name not in other or _key(own[name]) != _key(other[name])
-        ]
-        if len(differing) != 1:
+        name = _changed(own, other, conditional)
+        if name is None:
             continue
-        (name,) = differing
         difference = None
         if judged.eligible and judged.score is not None and best.score:
             difference = judged.score / best.score - 1
         outcome = f"{judged.status}: {judged.reason}" if judged.reason else str(judged.status)
-        steps.append(Step(name, own.get(name, UNSET), other.get(name, UNSET), difference, outcome))
-    return tuple(sorted(steps, key=lambda step: (step.parameter, _order(step.other))))
+        brings = {each: value for each, value in other.items() if each not in own and each != name}
+        steps.append(Step(name, own.get(name, UNSET), other.get(name, UNSET), brings, difference, outcome))
+    return tuple(sorted(steps, key=lambda step: (step.parameter, _order(step.other), settings(step.brings))))
+
+
+def _changed(own: Configuration, other: Configuration, conditional: Collection[str]) -> str | None:
+    """Return the one parameter in which configurations differ, beside those that come and go with it; else None."""
+    differing = [name for name in own if name in other and _key(own[name]) != _key(other[name])]
+    lacking = sorted(own.keys() ^ other.keys())
+    if len(differing) == 1 and all(name in conditional for name in lacking):
+        return differing[0]
+    return lacking[0] if len(lacking) == 1 and not differing else None
 
 
 def _ranks(values: Sequence[float | None]) -> Column:

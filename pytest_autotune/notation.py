@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pytest_autotune import units
+from pytest_autotune.constraints import Constraint
 from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
 from pytest_autotune.metrics import (
     IN_FLIGHT,
@@ -19,13 +21,13 @@ from pytest_autotune.metrics import (
 )
 from pytest_autotune.problems import Collector
 from pytest_autotune.slo import Limit
-from pytest_autotune.space import Choice, Float, Integer, Parameter, Value, canonical
+from pytest_autotune.space import Choice, Float, Forbidden, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
 
 MOST_LEVELS = 10_000  # of one `grid:`
 
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
-_FORMS = {"int": ("log", "grid", "step"), "float": ("log", "grid", "step"), "choice": ()}
+_FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
 
 
@@ -55,12 +57,14 @@ def _read_parameter(name: str, value: Any) -> Parameter:
             hint = nearest(next(iter(value)), _FORMS) if value else ""
             raise ValueError(f"{show(value)} is neither a list nor a range{hint}; {_FORMS_HELP}")
         read_mapping(value, keys=(form, *_FORMS[form]))
+        collector = Collector()
+        when = collector.read(("when",), _read_when, value["when"]) if "when" in value else None
         if form == "choice":
-            collector = Collector()
-            choice: Choice = collector.read(("choice",), _read_choice, name, value["choice"])
-            collector.finish()
-            return choice
-        return _read_range(name, value, whole=form == "int")
+            parameter: Parameter = collector.read(("choice",), _read_choice, name, value["choice"])
+        else:
+            parameter = collector.read((), _read_range, name, value, whole=form == "int")
+        collector.finish()
+        return replace(parameter, when=when)
     if value is None:
         raise ValueError(f"has no values; {_FORMS_HELP}")
     if not isinstance(value, list):
@@ -115,6 +119,13 @@ def _read_bounds(value: Any, *, whole: bool) -> tuple[float, float]:
     if low > high:
         raise ValueError(f"low {show(low)} is above high {show(high)}; write [{show(high)}, {show(low)}]")
     return low, high
+
+
+def _read_when(value: Any) -> Constraint:
+    """Read a condition; which names it may subtract from each other is settled with those of the whole suite."""
+    if not isinstance(value, str):
+        raise ValueError(f"{show(value)} is not a condition; write text in quotes, e.g. \"a == 'b'\"")
+    return Constraint(value)
 
 
 def _read_levels(value: Any) -> int:
@@ -266,6 +277,31 @@ def read_conditions(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def read_forbidden(value: Any) -> tuple[Forbidden, ...]:
+    """Read `forbidden:`, a list of partial configurations; what they name is checked later."""
+    if isinstance(value, Mapping):
+        raise ValueError(f"{show(value)} is not a list; write [{show(value)}]")
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is not a list of combinations; write e.g. [{{a: 1, b: [2, 4]}}]")
+    collector = Collector()
+    forbidden = [collector.read((index,), _read_combination, each) for index, each in enumerate(value)]
+    collector.finish()
+    return tuple(forbidden)
+
+
+def _read_combination(value: Any) -> Forbidden:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{show(value)} is not a combination of settings; write e.g. {{a: 1, b: [2, 4]}}")
+    if not value:
+        raise ValueError("an empty combination forbids everything; name settings with their values, or remove it")
+    collector = Collector()
+    for name, written in value.items():
+        if written == []:
+            collector.note((name,), "an empty list forbids nothing; list values or remove the name")
+    collector.finish()
+    return Forbidden({name: tuple(each) if isinstance(each, list) else (each,) for name, each in value.items()})
+
+
 def _object(properties: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False, **more}
 
@@ -289,6 +325,14 @@ def _limit_schema(bound: Mapping[str, Any]) -> dict[str, Any]:
     return {"anyOf": [bound, _object(details, oneOf=[{"required": ["max"]}, {"required": ["min"]}])]}
 
 
+_WHEN_SCHEMA = {
+    "type": "string",
+    "minLength": 1,
+    "description": "Condition under which the parameter exists; elsewhere it is not passed.",
+    "examples": ["speculative-method != 'none'"],
+}
+
+
 def _range_schema(form: str, number: Mapping[str, Any]) -> dict[str, Any]:
     bounds = {
         "type": "array",
@@ -303,6 +347,7 @@ def _range_schema(form: str, number: Mapping[str, Any]) -> dict[str, Any]:
             "log": {"type": "boolean", "default": False, "description": "Spread by a constant ratio."},
             "grid": {"type": "integer", "minimum": 2, "maximum": MOST_LEVELS, "description": "Number of grid points."},
             "step": {**number, "exclusiveMinimum": 0, "description": "Distance between grid points."},
+            "when": _WHEN_SCHEMA,
         },
         required=[form],
     )
@@ -326,11 +371,15 @@ PARAMETERS_SCHEMA: dict[str, Any] = {
             _VALUES_SCHEMA,
             _range_schema("int", {"type": "integer"}),
             _range_schema("float", {"type": "number"}),
-            _object({"choice": _VALUES_SCHEMA}, required=["choice"]),
+            _object({"choice": _VALUES_SCHEMA, "when": _WHEN_SCHEMA}, required=["choice"]),
         ]
     },
 }
 CONSTRAINTS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+FORBIDDEN_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "object", "minProperties": 1, "propertyNames": {"pattern": SETTING}},
+}
 SLO_SCHEMA: dict[str, Any] = _object(
     {
         "steepness": {

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -244,6 +244,15 @@ def same(one: Value, other: Value) -> bool:
     return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
 
 
+def find_circle(parameters: Iterable[Parameter]) -> tuple[str, ...]:
+    """Return the names of parameters whose conditions depend on each other, or on themselves; nothing without any."""
+    try:
+        TopologicalSorter(_named(parameters)).prepare()
+    except CycleError as error:
+        return tuple(error.args[1][1:])
+    return ()
+
+
 def canonical(configuration: Configuration) -> str:
     """Return the configuration as canonical JSON (sorted keys, no spaces): its identity.
 
@@ -300,11 +309,17 @@ def _fraction(value: float) -> Fraction:
 def _ordered(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
     """Return the parameters so that each comes after those that its condition names."""
     own = {parameter.name: parameter for parameter in parameters}
-    named = {name: () if one.when is None else sorted(one.when.names & own.keys()) for name, one in own.items()}
     try:
-        return tuple(own[name] for name in TopologicalSorter(named).static_order())
-    except CycleError as error:
-        raise ValueError(f"the conditions of {', '.join(map(repr, error.args[1][1:]))} depend on each other") from None
+        return tuple(own[name] for name in TopologicalSorter(_named(parameters)).static_order())
+    except CycleError:
+        names = ", ".join(map(repr, find_circle(parameters)))
+        raise ValueError(f"the conditions of {names} depend on each other") from None
+
+
+def _named(parameters: Iterable[Parameter]) -> dict[str, list[str]]:
+    """Return the parameters that the condition of each names."""
+    named = {one.name: [] if one.when is None else sorted(one.when.names) for one in parameters}
+    return {name: [other for other in others if other in named] for name, others in named.items()}
 
 
 def _exists(parameter: Parameter, known: Mapping[str, Value]) -> bool:

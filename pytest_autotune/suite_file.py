@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
 
 from pytest_autotune import notation
-from pytest_autotune.constraints import Constraint
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
 from pytest_autotune.slo import DELIVERED, ERROR_RATE, certified_percentile
-from pytest_autotune.space import Parameter, Space, grid_size
-from pytest_autotune.spelling import misspelled, nearest, show
+from pytest_autotune.space import Forbidden, Parameter, Space
+from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_load import (
     ColumnsBlock,
@@ -28,13 +27,13 @@ from pytest_autotune.suite_load import (
     StageBlock,
     StopBlock,
 )
+from pytest_autotune.suite_space import read_space
 from pytest_autotune.yaml_source import Source, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-LARGEST_GRID = 100_000  # combinations before constraints
 PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
 
 _RESERVED = {
@@ -69,6 +68,13 @@ class SuiteFile(Plain):
         default=(),
         description="Conditions that a configuration must meet to be tried.",
         examples=[["max-num-batched-tokens >= max-num-seqs"]],
+    )
+    forbidden: Annotated[
+        tuple[Forbidden, ...], PlainValidator(notation.read_forbidden), WithJsonSchema(notation.FORBIDDEN_SCHEMA)
+    ] = Field(
+        default=(),
+        description="Combinations that are not tried: settings, each with a value or a list of values.",
+        examples=[[{"kv-cache-dtype": "fp8", "attention-backend": "FLASH_ATTN"}]],
     )
     slo: Annotated[Limits, PlainValidator(notation.read_limits), WithJsonSchema({"type": "object"})] = Field(
         default=Limits(()),
@@ -121,10 +127,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     _check_metrics(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
-    constraints = _read_constraints(file, known_flags, collector)
-    space = Space(file.parameters, constraints)
-    if file.search.strategy == "grid":
-        _check_grid(file, space, collector)
+    space = read_space(file, known_flags, collector)
     if collector.found:
         raise _first(collector.found, source, path)
     return _assemble(file, space, source, path)
@@ -260,6 +263,7 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
     if not file.command:
         return
     settings = [*(parameter.name for parameter in file.parameters), *file.fixed]
+    conditional = {parameter.name for parameter in file.parameters if parameter.when is not None}
     allowed = (*PLACEHOLDERS, *settings)
     used: set[str] = set()
     for index, argument in enumerate(file.command):
@@ -273,6 +277,9 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
                 placeholders = ", ".join(f"{{{word}}}" for word in allowed)
                 hint = nearest(f"{{{name}}}", [f"{{{word}}}" for word in allowed])
                 collector.note(("command", index), f"unknown placeholder {{{name}}}{hint}; allowed: {placeholders}")
+            if name in conditional:
+                problem = f"{{{name}}} has no value where the parameter's condition does not hold; pass it by {{flags}}"
+                collector.note(("command", index), problem)
     if "port" not in used:
         collector.note(("command",), "has no {port}, so the server would not listen where it is expected")
     if "model" in used and file.model is None:
@@ -280,67 +287,3 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
     for name in settings:
         if name not in used and "flags" not in used:
             collector.note(("command",), f"has neither {{{name}}} nor {{flags}}, so that setting would have no effect")
-
-
-def _read_constraints(
-    file: SuiteFile, known_flags: Collection[str] | None, collector: Collector
-) -> tuple[Constraint, ...]:
-    own = frozenset((*(parameter.name for parameter in file.parameters), *file.fixed))
-    constraints = []
-    for index, text in enumerate(file.constraints):
-        where = ("constraints", index)
-        constraint = collector.read(where, Constraint, text, own | frozenset(known_flags or ()))
-        if constraint is None:
-            continue
-        constraints.append(constraint)
-        for name in sorted(constraint.names - own):
-            if known_flags is None:
-                typo = misspelled(name, own)
-                if typo is not None:
-                    collector.note(where, f"unknown name {name!r} (did you mean {typo!r}?)")
-            elif name not in known_flags:
-                hint = nearest(name, (*own, *known_flags))
-                collector.note(
-                    where, f"unknown name {name!r}{hint}; write a parameter, a fixed setting or an engine flag"
-                )
-    return tuple(constraints)
-
-
-def _check_grid(file: SuiteFile, space: Space, collector: Collector) -> None:
-    """Make sure that the grid can be listed, is not too large, and has a configuration that is allowed."""
-    found = len(collector.found)
-    for parameter in space.parameters:
-        collector.read(("parameters", parameter.name), grid_size, parameter)
-    if len(collector.found) > found:
-        return
-    size = space.size()
-    if size > LARGEST_GRID:
-        remedy = "list fewer values or write search: {strategy: tpe}"
-        collector.note(("parameters",), f"{size} combinations are more than a grid may have ({LARGEST_GRID}); {remedy}")
-        return
-    if not space.constraints:
-        return
-    allowed = 0
-    each = [0] * len(space.constraints)
-    total = 0
-    for configuration in Space(space.parameters).grid({}):
-        values = {**file.fixed, **configuration}
-        total += 1
-        holding = 0
-        for index, constraint in enumerate(space.constraints):
-            try:
-                holds = constraint.holds(values)
-            except ValueError as error:
-                collector.note(("constraints", index), str(error))
-                return
-            each[index] += holds
-            holding += holds
-        allowed += holding == len(space.constraints)
-    if allowed:
-        return
-    culprit = next((index for index, count in enumerate(each) if not count), None)
-    if culprit is None:
-        collector.note(("constraints",), f"together they exclude all {total} configurations; relax one")
-    else:
-        text = space.constraints[culprit].text
-        collector.note(("constraints", culprit), f"{text!r} excludes all {total} configurations; relax it")

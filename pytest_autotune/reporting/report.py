@@ -78,7 +78,7 @@ class SuiteReport:
     @property
     def explanation(self) -> Explanation | None:
         """Why the best is the best; None when nothing was selected."""
-        return explain_best(self.selection)
+        return explain_best(self.selection, self.suite.space.conditional)
 
     @property
     def front(self) -> tuple[Point, ...]:
