@@ -13,6 +13,8 @@ from pytest_autotune.suite_file import load_suite
 
 HEAD = "name: chat\nengine: sim\nmodel: llama\n"
 
+CONDITION = "parameters:\n  method: [none, ngram]\n  k: {{choice: [2, 4], when: {}}}\n"
+
 METRICS = (
     "(allowed: ttft, tpot, itl, e2e with one of mean, std, min, max, p0 ... p100, as in ttft.p90; "
     "ttft_sent, e2e_sent, client likewise; in_flight.mean and in_flight.max; "
@@ -105,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, slo, objective",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, objective",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -257,7 +259,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "parameters: {seqs: {int: [1, 64], levels: 4}}\n",
-        "chat.yaml:4: parameters.seqs.levels: unknown key; allowed: int, log, grid, step",
+        "chat.yaml:4: parameters.seqs.levels: unknown key; allowed: int, log, grid, step, when",
         id="unknown key in a range",
     ),
     pytest.param(
@@ -334,6 +336,157 @@ BROKEN = [
         HEAD + "constraints: [{a: 1}]\n",
         'chat.yaml:4: constraints[0]: {"a": 1} is not a condition; put it in quotes',
         id="constraint that is a mapping",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("true"),
+        "chat.yaml:6: parameters.k.when: true is not a condition; write text in quotes, e.g. \"a == 'b'\"",
+        id="condition that is no text",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("[method]"),
+        'chat.yaml:6: parameters.k.when: ["method"] is not a condition; write text in quotes, e.g. "a == \'b\'"',
+        id="condition that is a list",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("''"),
+        "chat.yaml:6: parameters.k.when: an empty constraint says nothing; write a condition, e.g. 'a >= b'",
+        id="empty condition",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("method =="),
+        "chat.yaml:6: parameters.k.when: a value is missing at the end",
+        id="condition cut short",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("method == ngram"),
+        "chat.yaml:6: parameters.k.when: unknown name 'ngram'; write a parameter or a fixed setting, or put a value in quotes: 'ngram'",
+        id="value without quotes in a condition",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("methd == 'ngram'"),
+        "chat.yaml:6: parameters.k.when: unknown name 'methd' (did you mean 'method'?)",
+        id="typo in a condition",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("k > 2"),
+        "chat.yaml:6: parameters.k.when: 'k' cannot depend on itself; name other parameters or fixed settings",
+        id="condition of itself",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("method > 2"),
+        "chat.yaml:6: parameters.k.when: constraint 'method > 2': 'none' is not a number",
+        id="condition of the wrong type",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("method"),
+        "chat.yaml:6: parameters.k.when: constraint 'method': 'none' is not true or false",
+        id="condition that is none",
+    ),
+    pytest.param(
+        HEAD + CONDITION.format("method == 'none', wenn: 1"),
+        "chat.yaml:6: parameters.k.wenn: unknown key (did you mean 'when'?)",
+        id="typo of a condition's key",
+    ),
+    pytest.param(
+        HEAD + "parameters:\n  c: [1]\n  a: {choice: [1], when: b > c}\n  b: {choice: [2], when: a > 1}\n",
+        "chat.yaml:6: parameters.a.when: the conditions of 'a', 'b' depend on each other, so that none could ever exist; remove one",
+        id="conditions in a circle",
+    ),
+    pytest.param(
+        HEAD + "parameters:\n  n: {int: [1, 9]}\n  k: {int: [1, 4], when: 8 / (n - 2) > 1}\n",
+        "chat.yaml:6: parameters.k.when: constraint '8 / (n - 2) > 1': division by zero",
+        id="condition that divides by zero within a range",
+    ),
+    pytest.param(
+        HEAD + "parameters: {a: {int: [1, 9999]}, b: {float: [0, 1], when: a}}\nsearch: {strategy: tpe}\n",
+        "chat.yaml:4: parameters.b.when: constraint 'a': 1 is not true or false",
+        id="condition of the wrong type in an adaptive search",
+    ),
+    pytest.param(
+        "name: c\nengine: command\ncommand: [serve, '{port}', '-k={k}', '{flags}']\nparameters: {m: [1, 2], k: {int: [1, 2], when: m > 1}}\n",
+        "chat.yaml:3: command[2]: {k} has no value where the parameter's condition does not hold; pass it by {flags}",
+        id="conditional parameter as a placeholder",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: {tp: 1}\n",
+        'chat.yaml:5: forbidden: {"tp": 1} is not a list; write [{"tp": 1}]',
+        id="forbidden that is no list",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: tp\n",
+        "chat.yaml:5: forbidden: 'tp' is not a list of combinations; write e.g. [{a: 1, b: [2, 4]}]",
+        id="forbidden that is text",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [tp]\n",
+        "chat.yaml:5: forbidden[0]: 'tp' is not a combination of settings; write e.g. {a: 1, b: [2, 4]}",
+        id="forbidden combination that is text",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{}]\n",
+        "chat.yaml:5: forbidden[0]: an empty combination forbids everything; name settings with their values, or remove it",
+        id="empty combination",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{tp: []}]\n",
+        "chat.yaml:5: forbidden[0].tp: an empty list forbids nothing; list values or remove the name",
+        id="combination without values",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{eagre: true}]\n",
+        "chat.yaml:5: forbidden[0].eagre: unknown name (did you mean 'eager'?); write a parameter or a fixed setting",
+        id="typo in a combination",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{tp: 1}, {tp: 4}]\n",
+        "chat.yaml:5: forbidden[1].tp: 4 is never tried; write one of [1, 2]",
+        id="forbidden value that is not listed",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{eager: 1}]\n",
+        "chat.yaml:5: forbidden[0].eager: 1 is never tried; write one of [true, false]",
+        id="forbidden number in place of true",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{sizes: [1, 2]}]\n",
+        "chat.yaml:5: forbidden[0].sizes: 1 is never tried; to forbid the list itself, write [[1, 2]] (and 1 more problem)",
+        id="forbidden list",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{seqs: 100}]\n",
+        "chat.yaml:5: forbidden[0].seqs: 100 is never tried; write a value from 64 to 512, 4 grid points",
+        id="forbidden value between grid points",
+    ),
+    pytest.param(
+        HEAD
+        + "parameters: {tp: [1, 2], eager: [true, false], sizes: [[1, 2], [4]], seqs: {int: [64, 512], log: true, grid: 4}, u: {float: [0.8, 0.9], step: 0.05}}\nforbidden: [{u: 0.87}]\n",
+        "chat.yaml:5: forbidden[0].u: 0.87 is never tried; write a value from 0.8 to 0.9 in steps of 0.05",
+        id="forbidden value between steps",
+    ),
+    pytest.param(
+        HEAD + "parameters: {tp: [1, 2]}\nforbidden: [{tp: [1, 2]}]\n",
+        'chat.yaml:5: forbidden[0]: {"tp": [1, 2]} excludes all 2 configurations; relax it',
+        id="combination that excludes everything",
+    ),
+    pytest.param(
+        HEAD + "parameters: {tp: [1, 2]}\nforbidden: [{tp: 1}, {tp: 2}]\n",
+        "chat.yaml:5: forbidden: together they exclude all 2 configurations; relax one",
+        id="combinations that exclude everything together",
+    ),
+    pytest.param(
+        HEAD + "parameters: {tp: [1, 2]}\nconstraints: [tp > 1]\nforbidden: [{tp: 2}]\n",
+        "chat.yaml:5: constraints: together constraints and forbidden exclude all 2 configurations; relax one",
+        id="constraints and combinations that exclude everything together",
     ),
     pytest.param(
         HEAD + "load:\n  concurrency: [1, 0]\n",
@@ -871,7 +1024,8 @@ VALUES = st.recursive(
         st.lists(inner, max_size=3),
         st.dictionaries(
             st.one_of(
-                st.sampled_from(["int", "float", "choice", "log", "grid", "step", "max", "min"]), st.text(max_size=3)
+                st.sampled_from(["int", "float", "choice", "log", "grid", "step", "when", "max", "min"]),
+                st.text(max_size=3),
             ),
             inner,
             max_size=3,
@@ -892,7 +1046,7 @@ KEYS = [
     "url",
     "model_name",
 ]
-KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "slo"]
+KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "forbidden", "slo"]
 
 
 @FUZZ

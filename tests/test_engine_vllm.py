@@ -27,7 +27,7 @@ from pytest_autotune.engines.requirements import (
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.engines.vllm import VllmEngine
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.space import Choice, Constraint, Integer, Space
+from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space
 from pytest_autotune.suite import Suite
 from pytest_autotune.suite_file import load_suite
 from pytest_autotune.variables import expand
@@ -528,6 +528,39 @@ def test_a_missing_variable_is_named_with_where_it_stands():
             Space((Choice("tp-size", (1, 2)), Integer("max-running-requests", 1, 100_000))), {}, 2, id="sglang"
         ),
         pytest.param(Space((Integer("tensor-parallel-size", 2, 1000),)), {}, 2, id="no-grid"),
+        pytest.param(
+            Space(
+                (
+                    Choice("mode", ("pipeline", "tensor")),
+                    Choice("tensor-parallel-size", (2, 4), when=Constraint("mode == 'tensor'")),
+                    Choice("pipeline-parallel-size", (2, 3), when=Constraint("mode == 'pipeline'")),
+                )
+            ),
+            {},
+            4,
+            id="never-both",
+        ),
+        pytest.param(
+            Space(
+                (Choice("tensor-parallel-size", (1, 2, 4)), Choice("data-parallel-size", (1, 2))),
+                forbidden=(Forbidden({"tensor-parallel-size": (4,), "data-parallel-size": (2,)}),),
+            ),
+            {},
+            4,
+            id="forbidden",
+        ),
+        pytest.param(
+            Space(
+                (
+                    Float("share", 0.1, 0.9),
+                    Choice("tensor-parallel-size", (2, 4)),
+                    Choice("data-parallel-size", (2,), when=Constraint("share > 0.5")),
+                )
+            ),
+            {},
+            2,
+            id="condition-without-a-grid",
+        ),
     ],
 )
 def test_a_suite_needs_as_many_gpus_as_its_widest_configuration(space, fixed, gpus):

@@ -17,8 +17,8 @@ def judged(number, *batches, **configuration):
     return judge_trial(of, limits=LIMITS, objective=Aim())
 
 
-def explain(*trials):
-    return explain_best(select(trials))
+def explain(*trials, conditional=()):
+    return explain_best(select(trials), conditional)
 
 
 def good(concurrency, throughput, ttft=0.1):
@@ -67,6 +67,37 @@ def test_steps_are_the_trials_that_differ_in_one_parameter():
         ("tp", "1 -> default", "-25 %"),
     ]
     assert steps[2].other is UNSET
+
+
+def test_step_may_bring_parameters_with_it_or_take_them_away():
+    best = judged(1, good(8, 100.0), method="ngram", tokens=4, tp=1)
+    without = judged(2, good(8, 50.0), method="none", tp=1)
+    fewer = judged(3, good(8, 90.0), method="ngram", tokens=2, tp=1)
+    other = judged(4, good(8, 80.0), method="draft", tokens=4, layers=1, tp=1)
+    two_away = judged(5, good(8, 80.0), method="none", tp=2)
+    defaults = judged(6, good(8, 40.0))
+    trials = (best, without, fewer, other, two_away, defaults)
+    steps = explain(*trials, conditional=("tokens", "layers")).steps
+    assert [step_words(step) for step in steps] == [
+        ("method", "ngram -> draft with layers=1", "-20 %"),
+        ("method", "ngram -> none", "-50 %"),
+        ("tokens", "4 -> 2", "-10 %"),
+    ]
+    assert [step.parameter for step in explain(*trials).steps] == ["tokens"]  # others lack it for another reason
+
+
+def test_parameter_with_a_condition_is_held_against_the_trials_that_have_it():
+    trials = [
+        judged(100 * tokens + noise, good(8, 100.0 + noise), method="ngram", tokens=tokens)
+        for tokens in (2, 4)
+        for noise in range(4)
+    ]
+    trials += [judged(900 + noise, good(8, 10.0 + noise), method="none") for noise in range(8)]
+    method, tokens = importances(trials, ("tokens",))
+    assert (method.parameter, tokens.parameter) == ("method", "tokens")
+    assert method.share > 0.7
+    assert tokens.share == 0.0  # both values are equally good, where there are any
+    assert [one.parameter for one in importances(trials[3:], ("tokens",))] == ["method"]  # too few of them
 
 
 def test_what_makes_all_the_difference_has_nearly_the_whole_share():

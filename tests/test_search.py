@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.search import STARTUP, Observation, SpaceExhausted, failure_value, suggest
-from pytest_autotune.space import Choice, Constraint, Float, Integer, Space, canonical
+from pytest_autotune.search import STARTUP, Observation, SpaceExhausted, _axis, _Scope, failure_value, suggest
+from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space, canonical
+from tests.make_spaces import FIXED
+from tests.make_spaces import spaces as conditional_spaces
 
 ROOT = Path(__file__).parent.parent
 STRATEGIES = ("grid", "random", "tpe")
@@ -57,6 +59,96 @@ def test_every_allowed_configuration_comes_once_and_then_the_space_is_exhausted(
     assert sorted(proposed) == sorted(canonical(configuration) for configuration in SMALL.grid(fixed))
     with pytest.raises(SpaceExhausted, match="every allowed configuration was tried"):
         suggest(SMALL, history, seed=0, strategy=strategy, fixed=fixed)
+
+
+SPECULATION = Space(
+    (
+        Choice("method", ("none", "ngram", "eagle")),
+        Choice("tokens", (2, 4, 8), when=Constraint("method != 'none'")),
+        Float("share", 0.1, 0.9, when=Constraint("method == 'ngram' and tokens > 2")),
+        Integer("seqs", 1, 4),
+    ),
+    (Constraint("seqs <= limit"),),
+    (Forbidden({"method": ("eagle",), "tokens": (4, 8)}),),
+)
+
+
+def scope_of(space, fixed, tried=()):
+    return _Scope(space, fixed, set(tried), tuple(_axis(parameter) for parameter in space.parameters))
+
+
+@settings(max_examples=40, deadline=None)
+@given(space=conditional_spaces(), strategy=st.sampled_from(STRATEGIES), seed=st.integers(0, 3))
+def test_every_configuration_of_a_space_with_conditions_comes_once(space, strategy, seed):
+    history = []
+    with pytest.raises(SpaceExhausted):  # noqa: PT012
+        while len(history) <= space.size():
+            configuration = suggest(space, history, seed=seed, strategy=strategy, fixed=FIXED)
+            history.append(done(configuration, float(len(configuration))))
+    proposed = [canonical(row.configuration) for row in history]
+    assert sorted(proposed) == sorted(canonical(configuration) for configuration in space.grid(FIXED))
+
+
+@pytest.mark.parametrize("strategy", ["random", "tpe"])
+def test_proposals_have_just_the_parameters_whose_conditions_hold(strategy):
+    fixed = {"limit": 3}
+    history = play(SPECULATION, strategy, 30, score=lambda c: done(c, c.get("share", 0.5)), fixed=fixed)
+    for row in history:
+        assert SPECULATION.allows(row.configuration, fixed)
+        method, tokens = row.configuration["method"], row.configuration.get("tokens")
+        expected = {"method", "seqs"} | ({"tokens"} if method != "none" else set())
+        assert row.configuration.keys() == expected | ({"share"} if method == "ngram" and tokens > 2 else set())
+        assert (method, tokens) not in {("eagle", 4), ("eagle", 8)}
+    assert {row.configuration["method"] for row in history} >= {"none", "ngram"}
+
+
+def test_tpe_learns_below_a_condition():
+    def score(configuration):
+        return done(configuration, configuration.get("share", 0.0))
+
+    rows = play(SPECULATION, "tpe", 40, score=score, fixed={"limit": 4}, seed=3)
+    assert max(row.value for row in rows) > 0.8
+    assert sum("share" in row.configuration for row in rows[STARTUP:]) > 15
+
+
+@settings(max_examples=60, deadline=None)
+@given(space=conditional_spaces(), data=st.data())
+def test_point_of_a_configuration_leads_back_to_it(space, data):
+    scope = scope_of(space, FIXED)
+    point = [
+        data.draw(st.integers(0, len(axis.values) - 1) if hasattr(axis, "values") else st.floats(axis.low, axis.high))
+        for axis in scope.axes
+    ]
+    configuration = scope.decode(point)
+    encoded = scope.encode(configuration)
+    assert encoded is not None
+    assert scope.decode(encoded) == configuration
+    for axis, at in zip(scope.axes, encoded, strict=True):
+        assert axis.name in configuration or at == axis.middle
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        pytest.param({"method": "ngram", "seqs": 1}, id="an active one is missing"),
+        pytest.param({"method": "none", "tokens": 2, "seqs": 1}, id="an inactive one is set"),
+        pytest.param({"method": "none", "seqs": 1, "x": 1}, id="an unknown one is set"),
+        pytest.param({"method": "none", "x": 1}, id="another in place of one"),
+        pytest.param({"method": "none", "seqs": 99}, id="a value out of range"),
+        pytest.param({"method": "ngram", "tokens": "2", "seqs": 1}, id="a value of another type"),
+        pytest.param({}, id="the engine's defaults"),
+    ],
+)
+def test_what_a_space_with_conditions_cannot_express_has_no_point(configuration):
+    scope = scope_of(SPECULATION, {"limit": 4})
+    assert scope.encode(configuration) is None
+    assert scope.encode({"method": "none", "seqs": 1}) is not None
+
+
+def test_everything_has_nothing_twice():
+    space = Space((Choice("a", (1, 2)), Integer("b", 1, 50, when=Constraint("a > 1"))))
+    found = scope_of(space, {}, tried=[canonical({"a": 2, "b": 7})]).everything()
+    assert found == [{"a": 1}, *({"a": 2, "b": number} for number in range(1, 51) if number != 7)]
 
 
 def test_grid_goes_in_the_order_of_the_space():

@@ -1,5 +1,7 @@
 import itertools
 import json
+import math
+import pickle
 import re
 import time
 
@@ -7,7 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.space import Choice, Constraint, Float, Integer, Space, canonical, grid_points, grid_size, label
+from pytest_autotune.space import (
+    Choice,
+    ConditionError,
+    Constraint,
+    Float,
+    Forbidden,
+    Integer,
+    Space,
+    canonical,
+    grid_points,
+    grid_size,
+    label,
+    same,
+    takes,
+)
+from tests.make_spaces import FIXED, spaces
 
 JSON = st.recursive(
     st.one_of(
@@ -114,6 +131,195 @@ def test_grid_is_lazy():
     assert len(list(itertools.islice(space.grid({}), 3))) == 3
 
 
+SPECULATION = Space(
+    (
+        Choice("method", ("none", "ngram", "eagle")),
+        Choice("tokens", (2, 4), when=Constraint("method != 'none'")),
+        Integer("ngram-max", 1, 2, when=Constraint("method == 'ngram' and tokens > 2")),
+        Choice("eager", (True, False)),
+    )
+)
+
+
+def test_grid_has_a_parameter_only_where_its_condition_holds_and_nothing_twice():
+    found = [" ".join(str(value) for value in configuration.values()) for configuration in SPECULATION.grid({})]
+    assert found == [
+        "none True",
+        "none False",
+        "ngram 2 True",
+        "ngram 2 False",
+        "ngram 4 1 True",
+        "ngram 4 1 False",
+        "ngram 4 2 True",
+        "ngram 4 2 False",
+        "eagle 2 True",
+        "eagle 2 False",
+        "eagle 4 True",
+        "eagle 4 False",
+    ]
+    assert SPECULATION.size() == 3 * 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "tokens", "names"),
+    [
+        pytest.param("none", 4, ["method", "eager"], id="what a condition names may be absent itself"),
+        pytest.param("ngram", 2, ["method", "tokens", "eager"], id="one of two conditions"),
+        pytest.param("ngram", 4, ["method", "tokens", "ngram-max", "eager"], id="all"),
+    ],
+)
+def test_values_stand_for_a_configuration_of_what_exists_under_them(method, tokens, names):
+    values = {"eager": True, "ngram-max": 1, "tokens": tokens, "method": method}
+    active = SPECULATION.active(values, {})
+    assert list(active) == names
+    assert active == {name: values[name] for name in names}
+
+
+def test_condition_may_name_later_parameters_and_fixed_settings():
+    space = Space((Choice("a", (1, 2), when=Constraint("b == c")), Choice("b", (3, 4))))
+    assert list(space.grid({"c": 4})) == [{"b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 4}]
+    assert list(space.grid({"c": 5})) == [{"b": 3}, {"b": 4}]
+    assert list(space.grid({})) == [{"b": 3}, {"b": 4}]  # nobody knows c
+
+
+def test_constraint_on_what_a_configuration_lacks_holds():
+    space = Space(SPECULATION.parameters, (Constraint("tokens > 2"), Constraint("method != 'eagle'")))
+    assert [configuration.get("tokens") for configuration in space.grid({})] == [None, None, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "circle"),
+    [
+        pytest.param({"a": "a > 1"}, "'a'", id="itself"),
+        pytest.param({"a": "b > 1", "b": "a > 1"}, "'[ab]', '[ab]'", id="two"),
+        pytest.param({"a": "b > 1", "b": "c > 1", "c": "x > b"}, "'[bc]', '[bc]'", id="two of three"),
+    ],
+)
+def test_conditions_that_depend_on_each_other_are_no_space(conditions, circle):
+    with pytest.raises(ValueError, match=f"^the conditions of {circle} depend on each other$"):
+        Space(tuple(Choice(name, (1, 2), when=Constraint(text)) for name, text in conditions.items()))
+
+
+def test_condition_that_cannot_be_evaluated_names_its_parameter():
+    with pytest.raises(ConditionError, match="constraint 'a > 1': 'x' is not a number") as caught:
+        list(Space((Choice("a", ("x",)), Choice("b", (1,), when=Constraint("a > 1")))).grid({}))
+    assert caught.value.parameter == "b"
+
+
+def test_space_narrows_to_parameters_and_what_their_conditions_depend_on():
+    assert [one.name for one in SPECULATION.narrowed(["ngram-max"]).parameters] == ["method", "tokens", "ngram-max"]
+    assert [one.name for one in SPECULATION.narrowed(["eager"]).parameters] == ["eager"]
+    assert SPECULATION.conditional == {"tokens", "ngram-max"}
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "values", "holds"),
+    [
+        pytest.param({"kv": ("fp8",), "tp": (1,)}, {"kv": "fp8", "tp": 1}, False, id="all of it"),
+        pytest.param({"kv": ("fp8",), "tp": (1,)}, {"kv": "fp8", "tp": 2}, True, id="a part of it"),
+        pytest.param({"kv": ("fp8",), "tp": (1,)}, {"kv": "fp8"}, True, id="a setting that is absent"),
+        pytest.param({"tp": (4, 8)}, {"tp": 8, "kv": "auto"}, False, id="one of several values"),
+        pytest.param({"x": (1,)}, {"x": True}, True, id="true is not 1"),
+        pytest.param({"x": (True,)}, {"x": 1}, True, id="1 is not true"),
+        pytest.param({"x": (1,)}, {"x": 1.0}, False, id="1.0 is 1"),
+        pytest.param({"x": ("1",)}, {"x": 1}, True, id="text is no number"),
+        pytest.param({"x": (None,)}, {}, True, id="null is not absent"),
+        pytest.param({"x": (None,)}, {"x": None}, False, id="null"),
+        pytest.param({"x": ([1, 2],)}, {"x": [1, 2]}, False, id="a list"),
+        pytest.param({"x": ([1, 2],)}, {"x": [True, 2]}, True, id="true is not 1 in a list"),
+        pytest.param({"x": ({"a": 1, "b": 2},)}, {"x": {"b": 2, "a": 1}}, False, id="an object in another order"),
+    ],
+)
+def test_combination_is_forbidden_when_all_of_it_is_there(forbidden, values, holds):
+    assert Forbidden(forbidden).holds(values) is holds
+    assert Space((), forbidden=(Forbidden(forbidden),)).allows(values, {}) is holds
+    assert Space((), forbidden=(Forbidden(forbidden),)).allows({}, values) is holds  # fixed settings count
+
+
+@pytest.mark.parametrize(
+    ("parameter", "grid", "adaptive", "never"),
+    [
+        pytest.param(Choice("x", (1, "a", [2])), [1, "a", [2], 1.0], [], [True, "1", 2, None], id="choice"),
+        pytest.param(Integer("x", 1, 8), [1, 8, 2.0], [], [0, 9, 1.5, True, "1", None, [1]], id="whole numbers"),
+        pytest.param(Integer("x", 2, 8, step=3), [2, 5, 8], [], [3, 4], id="steps"),
+        pytest.param(Integer("x", 64, 512, log=True, levels=4), [64, 128, 512], [65], [63, 64.5], id="levels"),
+        pytest.param(Float("x", 0.85, 0.95, step=0.05), [0.85, 0.9, 0.95], [], [0.86, 1.0], id="decimals"),
+        pytest.param(Float("x", 0.0, 1.0, levels=3), [0, 0.5, 1], [0.3], [2, math.inf, math.nan], id="float"),
+        pytest.param(Float("x", -1e300, 1e300, step=1e-300), [0, 1e300], [], [1e301], id="steps beyond counting"),
+    ],
+)
+def test_parameter_takes_what_a_search_may_give_it(parameter, grid, adaptive, never):
+    assert all(takes(parameter, value, grid=True) and takes(parameter, value, grid=False) for value in grid)
+    assert all(takes(parameter, value, grid=False) and not takes(parameter, value, grid=True) for value in adaptive)
+    assert not any(takes(parameter, value, grid=True) or takes(parameter, value, grid=False) for value in never)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(JSON, JSON)
+def test_same_values_are_the_same_json(one, other):
+    assert same(one, one)
+    assert same(one, other) is same(other, one)
+    if canonical({"": one}) == canonical({"": other}):
+        assert same(one, other)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(spaces())
+def test_grid_configurations_are_allowed_distinct_and_have_just_what_exists(space):
+    found = list(space.grid(FIXED))
+    names = [parameter.name for parameter in space.parameters]
+    assert len(found) <= space.size()
+    assert len({canonical(configuration) for configuration in found}) == len(found)
+    for configuration in found:
+        assert space.allows(configuration, FIXED)
+        assert [name for name in names if name in configuration] == list(configuration)
+        for parameter in space.parameters:
+            known = {**FIXED, **configuration}
+            exists = parameter.when is None or (parameter.when.names <= known.keys() and parameter.when.holds(known))
+            assert (parameter.name in configuration) is exists
+    # Each point of the whole grid stands for one of them, unless that is not allowed.
+    every = itertools.product(*(grid_points(parameter) for parameter in space.parameters))
+    whole = [space.active(dict(zip(names, values, strict=True)), FIXED) for values in every]
+    allowed = {canonical(configuration): configuration for configuration in whole if space.allows(configuration, FIXED)}
+    assert found == list(allowed.values())
+
+
+def test_what_a_space_does_not_use_is_not_written():
+    # The identity of a study is made of this.
+    space = Space(
+        (
+            Choice("a", (1, "x")),
+            Integer("b", 1, 8, log=True, levels=4),
+            Float("c", 0.5, 1.0, step=0.25),
+        ),
+        (Constraint("a > 1"),),
+    )
+    assert repr(space) == (
+        "Space(parameters=(Choice(name='a', values=(1, 'x')), "
+        "Integer(name='b', low=1, high=8, log=True, step=None, levels=4), "
+        "Float(name='c', low=0.5, high=1.0, log=False, step=0.25, levels=None)), "
+        "constraints=(Constraint(text='a > 1', known=frozenset(), names=frozenset({'a'})),))"
+    )
+    assert repr(Space(())) == "Space(parameters=(), constraints=())"
+
+
+def test_what_a_space_uses_is_written():
+    when = Constraint("b > 1")
+    written = "Constraint(text='b > 1', known=frozenset(), names=frozenset({'b'}))"
+    assert repr(Choice("a", (1,), when)) == f"Choice(name='a', values=(1,), when={written})"
+    assert repr(Integer("a", 1, 2, when=when)).endswith(f"levels=None, when={written})")
+    assert repr(Float("a", 1, 2, when=when)).endswith(f"levels=None, when={written})")
+    space = Space((), (), (Forbidden({"a": (1,)}),))
+    assert repr(space) == "Space(parameters=(), constraints=(), forbidden=(Forbidden(values={'a': (1,)}),))"
+
+
+def test_space_survives_pickling():
+    space = Space(SPECULATION.parameters, (Constraint("tokens > 2"),), (Forbidden({"eager": (True,)}),))
+    copy = pickle.loads(pickle.dumps(space))
+    assert copy == space
+    assert list(copy.grid({})) == list(space.grid({}))
+
+
 def test_ten_thousand_configurations_are_listed_and_labelled_in_a_moment():
     space = Space(
         (
@@ -179,6 +385,12 @@ def test_configurations_of_one_space_never_share_a_label(names, data):
     other = {name: data.draw(values) for name in names}
     assert (label(one) == label(other)) == (canonical(one) == canonical(other))
     assert label(one) != label({})
+
+
+def test_label_that_is_taken_by_other_names_ends_in_a_hash():
+    one, other = {"a": "x-c", "b": 1}, {"a": "x", "c-b": 1}
+    assert label(one) == label(other) == "a:x-c-b:1"
+    assert re.fullmatch(r"a:x-c-b:1\+[0-9a-f]{16}", label(other, {label(one)}))
 
 
 @settings(deadline=None)  # the machine may be busy

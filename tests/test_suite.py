@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -7,11 +8,12 @@ import pytest
 
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.slo import Limit
-from pytest_autotune.space import Choice, Constraint, Float, Integer, Space
+from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space
 from pytest_autotune.suite import LoadBlock, Objective, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_file import load_suite
 from pytest_autotune.suite_schema import suite_schema
 from pytest_autotune.yaml_source import read_yaml
+from tests.documents import ROOT
 
 CHAT = """\
 name: chat
@@ -35,6 +37,12 @@ objective: maximize output_throughput_per_gpu
 search: {strategy: grid}
 """
 HEAD = "name: chat\nengine: sim\nmodel: llama\n"
+
+
+def documented(heading):
+    """The YAML of a section of the documentation."""
+    section = (ROOT / "docs" / "suites.md").read_text().split(f"### {heading}\n")[1].split("\n#")[0]
+    return re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
 
 
 @pytest.fixture
@@ -138,6 +146,71 @@ def test_parameter_is_read(load, written, parameter):
     assert load(f"{HEAD}parameters: {{p: {written}}}\n").space.parameters == (parameter,)
 
 
+SPECULATIVE = """\
+parameters:
+  speculative-method: [none, ngram]
+  speculative-num-tokens: {choice: [2, 4], when: "speculative-method != 'none'"}
+  ngram-max: {int: [1, 2], when: speculative-num-tokens-2 > min-tokens}
+  share: {float: [0, 1], grid: 2, when: ngram-max == 2}
+fixed: {min-tokens: 1}
+forbidden:
+  - {speculative-num-tokens: 4, ngram-max: [1]}
+  - {share: [0, 0.5, 1], min-tokens: 7}
+search: {strategy: STRATEGY, defaults: false}
+"""
+
+
+def test_parameter_has_a_condition(load):
+    suite = load(HEAD + SPECULATIVE.replace("STRATEGY", "random"))
+    names = frozenset(("speculative-method", "speculative-num-tokens", "ngram-max", "share", "min-tokens"))
+    assert suite.space == Space(
+        (
+            Choice("speculative-method", ("none", "ngram")),
+            Choice("speculative-num-tokens", (2, 4), when=Constraint("speculative-method != 'none'", names)),
+            Integer("ngram-max", 1, 2, when=Constraint("speculative-num-tokens-2 > min-tokens", names)),
+            Float("share", 0.0, 1.0, levels=2, when=Constraint("ngram-max == 2", names)),
+        ),
+        forbidden=(
+            Forbidden({"speculative-num-tokens": (4,), "ngram-max": (1,)}),
+            Forbidden({"share": (0, 0.5, 1), "min-tokens": (7,)}),
+        ),
+    )
+
+
+def test_grid_leaves_out_what_has_no_condition_that_holds_and_what_is_forbidden(load):
+    suite = load(HEAD + SPECULATIVE.replace("STRATEGY", "grid").replace("[0, 0.5, 1]", "[0, 1]"))
+    assert [" ".join(map(str, each.values())) for each in suite.configurations()] == [
+        "none",
+        "ngram 2",
+        "ngram 4 2 0.0",
+        "ngram 4 2 1.0",
+    ]
+
+
+def test_conditions_and_forbidden_combinations_are_valid_by_the_schema(load):
+    file = load(HEAD + SPECULATIVE.replace("STRATEGY", "random")).path
+    jsonschema.validate(read_yaml(file).value, suite_schema(), cls=jsonschema.Draft202012Validator)
+
+
+def test_defaults_come_once_when_no_parameter_exists(load):
+    text = HEAD + "parameters: {a: {choice: [1, 2], when: fast}}\nfixed: {fast: false}\n"
+    assert list(load(text).configurations()) == [{}]
+    assert list(load(text + "search: {defaults: false}\n").configurations()) == [{}]
+    assert list(load(text.replace("false", "true")).configurations()) == [{}, {"a": 1}, {"a": 2}]
+
+
+def test_documented_conditions_and_combinations_are_read(load):
+    suite = load(HEAD + "\n".join(documented("Conditional parameters")))
+    assert len(list(suite.configurations())) == 1 + 1 + (1 + 2 * 4) + 3
+    (forbidden,) = documented("Forbidden combinations")
+    parameters = "{kv-cache-dtype: [auto, fp8], attention-backend: [FLASH_ATTN, FLASHINFER]}"
+    fixed = "{tensor-parallel-size: 8, enforce-eager: true}"
+    with pytest.raises(SuiteError, match="excludes all 4 configurations"):
+        load(f"{HEAD}parameters: {parameters}\nfixed: {fixed}\n{forbidden}")
+    suite = load(f"{HEAD}parameters: {parameters}\nfixed: {fixed.replace('8', '2')}\n{forbidden}")
+    assert len(list(suite.configurations())) == 1 + 3
+
+
 def test_parameters_may_be_empty(load):
     assert load(HEAD + "parameters: {}\n").space == Space(())
 
@@ -232,8 +305,35 @@ def test_document_is_json_and_hides_secrets(load):
     assert document["fixed"] == {"api-key": "***", "max-num-batched-tokens": 9}
     assert document["command"] == ["serve", "--port", "{port}", "--api-key", "***", "--auth-token=***", "{flags}"]
     assert document["parameters"] == [{"kind": "choice", "name": "a", "values": [1]}]
+    assert document["forbidden"] == []
     assert "path" not in document
     assert "lines" not in document
+
+
+def test_document_has_conditions_and_forbidden_combinations(load):
+    document = json.loads(json.dumps(load(HEAD + SPECULATIVE.replace("STRATEGY", "tpe")).document(), allow_nan=False))
+    assert document["parameters"][1:3] == [
+        {
+            "kind": "choice",
+            "name": "speculative-num-tokens",
+            "values": [2, 4],
+            "when": "speculative-method != 'none'",
+        },
+        {
+            "kind": "integer",
+            "name": "ngram-max",
+            "low": 1,
+            "high": 2,
+            "log": False,
+            "step": None,
+            "levels": None,
+            "when": "speculative-num-tokens-2 > min-tokens",
+        },
+    ]
+    assert document["forbidden"] == [
+        {"speculative-num-tokens": [4], "ngram-max": [1]},
+        {"share": [0, 0.5, 1], "min-tokens": [7]},
+    ]
 
 
 BASE = Suite(
