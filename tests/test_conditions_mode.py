@@ -50,3 +50,22 @@ def test_server_is_not_told_a_parameter_whose_condition_does_not_hold(project, s
                 "*::kv-cache-dtype:fp8-block-size:16-max-num-seqs:8::c2 COMPLIANT*",
             ]
         )
+
+
+def test_trials_of_different_parameters_have_different_names(project):
+    project.suite(
+        """\
+name: names
+engine: command
+command: [sh, "{port}", "{flags}"]
+parameters:
+  a: [x-c, x]
+  b: {choice: [1], when: a == 'x-c'}
+  c-b: {choice: [1], when: a == 'x'}
+load: {concurrency: [1]}
+search: {defaults: false}
+"""
+    )
+    result = project.run("suites", "--autotune", "--collect-only", "-q", "-k", "deploy")
+    trials = [line.split("::")[1] for line in result.outlines if "::" in line]
+    assert trials == ["a:x-c-b:1", "a:x-c-b:1+2f64362931243473"]
