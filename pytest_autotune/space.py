@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pytest_autotune.constraints import Constraint as Constraint  # noqa: PLC0414, TC001  # belongs here for users
-from pytest_autotune.spelling import show
+from pytest_autotune.spelling import nearest, show
 
 Value = Any  # a JSON value: None, bool, int, float, str, list or dict of them
 Configuration = Mapping[str, Value]  # parameter name -> value; only overrides, never engine defaults
@@ -95,6 +95,14 @@ class ConditionError(ValueError):
     """The condition under which a parameter exists cannot be evaluated."""
 
     def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(problem)
+        self.parameter = parameter
+
+
+class Unfit(ValueError):
+    """A configuration that a space does not have; `parameter` is the name that is wrong, if it is one."""
+
+    def __init__(self, problem: str, parameter: str | None = None) -> None:
         super().__init__(problem)
         self.parameter = parameter
 
@@ -180,6 +188,32 @@ class Space:
             forbidden.holds(values) for forbidden in self.forbidden
         )
 
+    def fitted(self, configuration: Configuration, fixed: Mapping[str, Value]) -> Configuration:
+        """Return a configuration, or a part of one, as the space writes it: 2.0 of a whole number as 2, in its order.
+
+        Ranges are taken as adaptive searches do, whatever points a grid has. Raises `Unfit` for what is no
+        parameter, for a value that is never tried, for a parameter whose condition does not hold under the
+        others and `fixed`, and for what constraints or forbidden combinations exclude.
+        """
+        own = {parameter.name: parameter for parameter in self.parameters}
+        for name, value in configuration.items():
+            if name not in own:
+                hint = nearest(name, own) or f"; there are {', '.join(own) or 'none'}"
+                raise Unfit(f"is no parameter of the suite{hint}", name)
+            if not takes(own[name], value, grid=False):
+                raise Unfit(f"{show(value)} is never tried; {values_of(own[name], grid=False)}", name)
+        written = {name: _written_value(own[name], configuration[name]) for name in own if name in configuration}
+        for name in written:
+            if (when := own[name].when) is not None and not _exists(own[name], {**fixed, **written}):
+                raise Unfit(f"does not exist here; it does when {when.text}", name)
+        values = {**fixed, **written}
+        rules: tuple[Constraint | Forbidden, ...] = (*self.constraints, *self.forbidden)
+        for rule in rules:
+            if not rule.holds(values):
+                what = "forbidden" if isinstance(rule, Forbidden) else "constraint"
+                raise Unfit(f"excluded by the {what} {rule.text}; change it, or relax that")
+        return written
+
     def size(self) -> int:
         """Return how many combinations the grid has before constraints, without building any.
 
@@ -235,6 +269,15 @@ def takes(parameter: Parameter, value: Value, *, grid: bool) -> bool:
         return value in grid_points(parameter)
     step = parameter.step or (1 if isinstance(parameter, Integer) else None)
     return step is None or (_fraction(value) - _fraction(parameter.low)) % _fraction(step) == 0
+
+
+def values_of(parameter: Parameter, *, grid: bool) -> str:
+    """Say which values a parameter takes: ``write a value from 1 to 8 in steps of 1``."""
+    if isinstance(parameter, Choice):
+        return f"write one of {show(list(parameter.values))}"
+    steps = "" if parameter.step is None else f" in steps of {show(parameter.step)}"
+    points = f", {parameter.levels} grid points" if grid and parameter.levels is not None else ""
+    return f"write a value from {show(parameter.low)} to {show(parameter.high)}{steps}{points}"
 
 
 def same(one: Value, other: Value) -> bool:
@@ -320,6 +363,13 @@ def _named(parameters: Iterable[Parameter]) -> dict[str, list[str]]:
     """Return the parameters that the condition of each names."""
     named = {one.name: [] if one.when is None else sorted(one.when.names) for one in parameters}
     return {name: [other for other in others if other in named] for name, others in named.items()}
+
+
+def _written_value(parameter: Parameter, value: Value) -> Value:
+    """Return a value that the parameter takes as it writes it: values that are the same have one canonical form."""
+    if isinstance(parameter, Choice):
+        return next(one for one in parameter.values if same(one, value))
+    return int(value) if isinstance(parameter, Integer) else float(value)
 
 
 def _exists(parameter: Parameter, known: Mapping[str, Value]) -> bool:
