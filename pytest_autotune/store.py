@@ -87,13 +87,20 @@ class Store:
             if connection.execute(ended).rowcount == 0:
                 raise StoreError(f"run {run_id} was never begun in this store")
 
-    def record_suite(self, run_id: str, study: str, *, suite: str, document: Mapping[str, Any]) -> None:
-        """Note that the run covers this suite (node id) under this study key; again is no error."""
+    def record_suite(self, run_id: str, study: str, *, suite: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Note that the run covers this suite (node id) under this study key; return the document that is kept.
+
+        That is the one of the process that noted it first, so that all processes of a run can agree by it.
+        """
         with self._database.write(lock=f"suites {run_id}") as connection:
             same = (suites.c.run_id == run_id) & (suites.c.suite == suite)
-            if connection.execute(select(suites.c.suite).where(same)).first() is None:
-                values = {"run_id": run_id, "suite": suite, "study": study, "document": mask(document)}
-                connection.execute(insert(suites).values(values))
+            noted = connection.execute(select(suites.c.document).where(same)).first()
+            if noted is not None:
+                first: Mapping[str, Any] = noted.document
+                return first
+            kept: dict[str, Any] = mask(document)
+            connection.execute(insert(suites).values(run_id=run_id, suite=suite, study=study, document=kept))
+            return kept
 
     def claim(
         self,
@@ -306,6 +313,24 @@ class Store:
         with self._database.read() as connection:
             rows = connection.execute(select(suites).where(suites.c.run_id == run_id).order_by(suites.c.suite))
             return tuple(SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows)
+
+    def studies(self) -> tuple[SuiteRecord, ...]:
+        """Return each study once, as the run that covered it last noted it."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(suites).order_by(suites.c.run_id, suites.c.suite))
+            newest = {row.study: SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows}
+        return tuple(newest.values())
+
+    def beginning(self, study: str) -> Mapping[str, Any] | None:
+        """Return the suite's document as the run noted it that began the study's current generation."""
+        with self._database.read() as connection:
+            generation = _latest_generation(connection, study)
+            noted = select(suites.c.document).where(suites.c.run_id == generation, suites.c.study == study)
+            row = None if generation is None else connection.execute(noted).first()
+        if generation is None:
+            return None
+        document: Mapping[str, Any] = {} if row is None else row.document
+        return document
 
     def _lives(self, trial: Row[Any]) -> bool:
         alive = None if self._alive is None else self._alive(trial.owner)

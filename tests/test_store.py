@@ -290,6 +290,29 @@ def test_undecodable_text_of_a_server_is_kept(store):
     assert (record.argv, record.effective, record.deploy_s) == (tuple(argv), {"a": "\0"}, None)
 
 
+def test_first_document_of_a_suite_in_a_run_counts_for_all_its_processes(store):
+    first = store.record_suite("run-1", "study", suite="a.yaml", document={"n": 1, "HF_TOKEN": "S3CRET"})
+    assert first == {"n": 1, "HF_TOKEN": "***"}
+    assert store.record_suite("run-1", "study", suite="a.yaml", document={"n": 2}) == first
+
+
+def test_studies_are_told_once_as_they_were_noted_last_and_as_they_began(store):
+    assert (store.studies(), store.beginning("study")) == ((), None)
+    store.record_suite("run-1", "study", suite="a.yaml", document={"n": 1})
+    assert store.beginning("study") is None  # nothing was claimed
+    finish(store, claim(store, "trial-000").trial)
+    store.begin_run("run-2", started_at=STARTED, environment={}, arguments=())
+    store.record_suite("run-2", "study", suite="a.yaml", document={"n": 2})
+    store.record_suite("run-2", "other", suite="b.yaml", document={"n": 3})
+    assert sorted((each.study, each.run_id, each.document["n"]) for each in store.studies()) == [
+        ("other", "run-2", 3),
+        ("study", "run-2", 2),
+    ]
+    assert store.beginning("study") == {"n": 1}
+    finish(store, claim(store, "trial-000", run_id="run-2", fresh=True).trial)
+    assert store.beginning("study") == {"n": 2}
+
+
 def test_no_secret_reaches_the_store(store, url):
     trial = claim(store, "trial-000").trial
     environment = {"env": {"HF_TOKEN": "S3CRET", "A": "http://u:S3CRET@host/"}}
