@@ -133,6 +133,28 @@ def read_fixed(value: Any) -> dict[str, Value]:
     return fixed
 
 
+def read_seeds(value: Any) -> tuple[dict[str, Value], ...]:
+    """Return configurations to begin with; whether the suite has what they name is checked later."""
+    if isinstance(value, Mapping):
+        raise ValueError(f"{show(value)} is not a list; write [{show(value)}]")
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is not a list of configurations; write e.g. [{{max-num-seqs: 128}}]")
+    if not value:
+        raise ValueError("an empty list says nothing; remove the key")
+    collector = Collector()
+    seeds = [collector.read((index,), _read_seed, each) for index, each in enumerate(value)]
+    collector.finish()
+    return tuple(seeds)
+
+
+def _read_seed(value: Any) -> dict[str, Value]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{show(value)} is not a configuration; write e.g. {{max-num-seqs: 128}}")
+    if not value:
+        raise ValueError("an empty configuration is the engine's defaults; remove it, or write defaults: true")
+    return read_fixed(value)
+
+
 def read_url(value: Any) -> str:
     """Return a base URL without trailing slash and without ``/v1``; ``${NAME}`` is expanded when it is used."""
     help_ = "write the base URL of the server, e.g. http://127.0.0.1:8000"
@@ -244,8 +266,10 @@ Env = Annotated[
         }
     ),
 ]
-Fixed = Annotated[
-    dict[str, Any],
-    as_written(read_fixed),
-    WithJsonSchema({"type": "object", "propertyNames": {"pattern": SETTING}}),
+_SETTINGS = {"type": "object", "propertyNames": {"pattern": SETTING}}
+Fixed = Annotated[dict[str, Any], as_written(read_fixed), WithJsonSchema(_SETTINGS)]
+Seeds = Annotated[
+    tuple[dict[str, Any], ...],
+    as_written(read_seeds),
+    WithJsonSchema({"type": "array", "minItems": 1, "items": {**_SETTINGS, "minProperties": 1}}),
 ]

@@ -24,6 +24,7 @@ from pytest_autotune.fields import (
     Identifier,
     PositiveCount,
     PositiveDuration,
+    Seeds,
     SuiteName,
     Text,
     Url,
@@ -45,6 +46,7 @@ _SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with
 
 
 _MORE_OR_LESS = {"trials", "time_s", "gpu_time_s", "patience", "confirm", "repeats"}  # of a search: how much of it
+_FIRST = {"seeds", "earlier", "prior"}  # of a search: what it tries before anything that it chooses
 
 
 class SearchBlock(Block):
@@ -81,7 +83,21 @@ class SearchBlock(Block):
     repeats: PositiveCount = Field(default=2, description="How often `confirm` measures each of them again.")
     seed: Count = Field(default=0, description="Equal seeds choose equal configurations.")
     defaults: Flag = Field(
-        default=True, description="Measure the engine's defaults (only `fixed`) first, as the reference."
+        default=True,
+        description="Measure the engine's defaults (only `fixed`) first, as the reference; in an adaptive search also "
+        "at each other degree of parallelism.",
+    )
+    seeds: Seeds = Field(
+        default=(),
+        description="Of an adaptive search: configurations to measure next. What one leaves out is left to the engine.",
+        examples=[[{"max-num-seqs": 128}, {"tensor-parallel-size": 2, "max-num-seqs": 64}]],
+    )
+    earlier: Count = Field(
+        default=1,
+        description="Of a search that learns: begin also with so many of the best configurations of other searches.",
+    )
+    prior: Count = Field(
+        default=3, description="Of an adaptive search: begin also with so many configurations that a plugin proposes."
     )
 
     @property
@@ -90,8 +106,12 @@ class SearchBlock(Block):
         return Budget(time_s=self.time_s, gpu_time_s=self.gpu_time_s, patience=self.patience)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides which configurations are tried, not how many: a larger budget continues a search."""
-        return self.model_dump(exclude_defaults=True, exclude=_MORE_OR_LESS)
+        """Return what decides which configurations are tried, not how many: a larger budget continues a search.
+
+        Neither does what a search begins with: a seed that is added takes the next trial that nobody has
+        begun, and what was measured without it is not measured again.
+        """
+        return self.model_dump(exclude_defaults=True, exclude=_MORE_OR_LESS | _FIRST)
 
 
 class TimeoutsBlock(Block):

@@ -127,6 +127,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     _check_metrics(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
+    _check_search(file, collector)
     space = read_space(file, known_flags, collector)
     if collector.found:
         raise _first(collector.found, source, path)
@@ -257,6 +258,14 @@ def _check_names(file: SuiteFile, collector: Collector) -> None:
             reserved = _RESERVED.get(name) or _RESERVED.get(plain)
             if reserved:
                 collector.note((block, name), f"{name!r} {reserved}")
+
+
+def _check_search(file: SuiteFile, collector: Collector) -> None:
+    if file.search.strategy != "grid":
+        return
+    for key in ("seeds", "earlier", "prior"):
+        if key in file.search.model_fields_set:
+            collector.note(("search", key), "a grid tries everything in its order; remove it or write strategy: tpe")
 
 
 def _check_command(file: SuiteFile, collector: Collector) -> None:

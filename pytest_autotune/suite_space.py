@@ -1,4 +1,4 @@
-"""What a suite file may try: parameters with their conditions, constraints and forbidden combinations together."""
+"""What a suite file may try: parameters with their conditions, constraints and forbidden combinations, and seeds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pytest_autotune.space import (
     Choice,
     ConditionError,
     Space,
+    Unfit,
+    canonical,
     find_circle,
     grid_points,
     grid_size,
     takes,
+    values_of,
 )
 from pytest_autotune.spelling import misspelled, nearest, show
 
@@ -40,6 +43,7 @@ def read_space(file: SuiteFile, known_flags: Collection[str] | None, collector: 
         return Space(())
     space = Space(parameters, constraints, file.forbidden)
     _check_space(file, space, collector)
+    _check_seeds(file, space, collector)
     return space
 
 
@@ -113,13 +117,9 @@ def _check_forbidden(file: SuiteFile, collector: Collector) -> None:
 
 def _values_of(parameter: Parameter, written: tuple[Value, ...]) -> str:
     """Say which values a parameter takes, in place of those that are `written`."""
-    if not isinstance(parameter, Choice):
-        steps = "" if parameter.step is None else f" in steps of {show(parameter.step)}"
-        points = "" if parameter.levels is None else f", {parameter.levels} grid points"
-        return f"write a value from {show(parameter.low)} to {show(parameter.high)}{steps}{points}"
-    if takes(parameter, list(written), grid=True):
+    if isinstance(parameter, Choice) and takes(parameter, list(written), grid=True):
         return f"to forbid the list itself, write [{show(list(written))}]"
-    return f"write one of {show(list(parameter.values))}"
+    return values_of(parameter, grid=True)
 
 
 def _check_space(file: SuiteFile, space: Space, collector: Collector) -> None:
@@ -138,6 +138,24 @@ def _check_space(file: SuiteFile, space: Space, collector: Collector) -> None:
         return
     if grid:
         _check_rules(file, space, collector)
+
+
+def _check_seeds(file: SuiteFile, space: Space, collector: Collector) -> None:
+    """Refuse configurations to begin with that the search could not come to by itself, and those written twice."""
+    seen: dict[str, int] = {}
+    for index, seed in enumerate(() if file.search.strategy == "grid" else file.search.seeds):
+        where = ("search", "seeds", index)
+        try:
+            key = canonical(space.fitted(seed, file.fixed))
+        except Unfit as error:
+            collector.note(where if error.parameter is None else (*where, error.parameter), str(error))
+            continue
+        except ValueError as error:  # a condition or constraint that cannot be evaluated
+            collector.note(where, str(error))
+            continue
+        if key in seen:
+            collector.note(where, f"is seeds[{seen[key]}] again; remove one of the two")
+        seen.setdefault(key, index)
 
 
 def _ends(parameter: Parameter) -> tuple[Value, ...]:

@@ -1102,7 +1102,7 @@ def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
             "api",
             "seed",
         ],
-        "search": ["strategy", "trials", "seed", "defaults"],
+        "search": ["strategy", "trials", "seed", "defaults", "seeds", "earlier", "prior"],
         "timeouts": ["start", "ready", "batch", "stop"],
         "slo": ["ttft.p90", "ttft", "error_rate", "goodput", "steepness", "itl.p0"],
         "parameters": ["a", "b-c"],
