@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_autotune.load.generator import LoadGenerator
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
+    from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
 
 
@@ -48,6 +49,20 @@ def pytest_autotune_objective(suite: Suite, batches: Sequence[JudgedBatch]) -> f
     """Return the score of a trial from its compliant batches, in the direction of the suite's objective.
 
     Called with at least one batch, on the process that selects. None keeps the suite's objective.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_autotune_prior(suite: Suite, configurations: Sequence[Configuration]) -> Sequence[Configuration] | None:
+    """Return configurations that an adaptive search measures early, best first, or None to leave it to others.
+
+    They may leave parameters to the engine. The search begins with `configurations` anyway, and takes
+    at most ``search: {prior: K}`` of those that are not among them; they are measured like any other,
+    and what was expected of them counts for nothing. One that the suite's space does not have refuses
+    the suite. Stops at the first result that is not None: two lists, best first, have no common order.
+
+    Called at collection, in every process that collects, until the search has begun; from then on
+    its first answer stands.
     """
 
 

@@ -285,6 +285,8 @@ def collect_suite(
     if missing:
         yield NotSearched.from_parent(parent, name="preflight", reason="; ".join(missing))
         return
+    if not run.settings.plan_only:
+        run.first(plan)  # here, where a mistake of a hook is one error, and not one for each trial
     for slot in plan.slots:
         trial: Trial = Trial.from_parent(parent, name=slot.name, plan=plan, slot=slot, checks=checks)
         trial.add_marker(trial.marker())

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.budget import Budget, Cost, SearchEnded, cost_of, ending
 from pytest_autotune.confirmation import confirms, slot_name, to_confirm
+from pytest_autotune.engines.flags import flag_name
+from pytest_autotune.engines.requirements import gpus_here, is_parallel
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.formatting import count
@@ -20,6 +22,7 @@ from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.records import utc_now
 from pytest_autotune.search import Observation, failure_value, suggest
+from pytest_autotune.seeding import assigned, at_each_degree, distinct, left
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
 from pytest_autotune.space import label
@@ -30,12 +33,13 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.records import TrialRecord
-    from pytest_autotune.space import Configuration
+    from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
-    Choose = Callable[[tuple[TrialRecord, ...]], Configuration]
+    First = tuple[Configuration, ...]  # what a search begins with, in order
+    Choose = Callable[[tuple[TrialRecord, ...], First], Configuration]
 
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
@@ -65,7 +69,42 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         study=study,
         slots=(*_slots(suite), *_confirming_slots(suite)),
         levels=levels_of(suite.load),
+        first=() if adaptive is None else _first(suite, engine, installed),
     )
+
+
+def _first(suite: Suite, engine: Engine, installed: Installed) -> First:
+    """Return what an adaptive search begins with by the suite: the engine's defaults, seeds, degrees of parallelism."""
+    fixed, search, space = suite.fixed, suite.search, suite.space
+    seeds = [space.fitted(seed, fixed) for seed in search.seeds]
+    if not search.defaults:
+        return distinct(seeds)
+    parallel = [parameter.name for parameter in space.parameters if is_parallel({parameter.name: None})]
+    flags = installed.flags or {}
+
+    def default(name: str) -> Value:
+        flag = flags.get(flag_name(name))
+        return None if flag is None else flag.default
+
+    gpus = _gpus_known(suite, installed) if parallel else None
+    degrees = at_each_degree(
+        space,
+        fixed,
+        parallel=parallel,
+        default=default,
+        viable=lambda configuration: gpus is None or engine.gpus(suite, configuration) <= gpus,
+    )
+    return distinct([{}], seeds, degrees)
+
+
+def _gpus_known(suite: Suite, installed: Installed) -> int | None:
+    """Return how many GPUs servers of the suite have; None when that is not known, or they need none."""
+    if installed.simulated or suite.deploy != "local":
+        return None
+    try:
+        return len(gpus_here(suite)) or None
+    except MissingRequirement:
+        return None  # which `missing_requirements` tells
 
 
 def _slots(suite: Suite) -> Iterator[Slot]:
@@ -78,7 +117,7 @@ def _slots(suite: Suite) -> Iterator[Slot]:
             yield Slot(name, index, configuration, _within_budget(suite, _given(configuration)))
         return
     for index in range(suite.search.trials or DEFAULT_TRIALS):
-        yield Slot(f"trial-{index:03d}", index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))
+        yield Slot(_numbered(index), index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))
 
 
 def _confirming_slots(suite: Suite) -> Iterator[Slot]:
@@ -157,7 +196,9 @@ def _levels_of_grid(plan: Plan) -> int:
     return len(plan.levels) if search is None else math.floor(math.log2(search.high / search.low)) + 1
 
 
-def _choose_confirmed(suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...]) -> Configuration:
+def _choose_confirmed(
+    suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...], _first: First
+) -> Configuration:
     """Pick what is measured again, from what the search has finished by now."""
     judged = (
         judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
@@ -182,29 +223,47 @@ def _ended(trial: TrialRecord) -> tuple[datetime, int]:
 def _within_budget(suite: Suite, choose: Choose) -> Choose:
     """Return `choose`, which raises `SearchEnded` once the search has ended."""
 
-    def chosen(history: tuple[TrialRecord, ...]) -> Configuration:
+    def chosen(history: tuple[TrialRecord, ...], first: First) -> Configuration:
         if reason := how_it_ended(suite, history):
             raise SearchEnded(f"the search has ended: {reason}")
-        return choose(history)
+        return choose(history, first)
 
     return chosen
 
 
 def _given(configuration: Configuration) -> Choose:
-    return lambda _history: configuration
+    return lambda _history, _first: configuration
 
 
-def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...]) -> Configuration:
-    """Pick the configuration of a numbered slot; the engine's defaults come first, as the reference."""
-    if index == 0 and suite.search.defaults:
-        return {}
+def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...], first: First) -> Configuration:
+    """Pick the configuration of a numbered slot: what the search begins with comes first, in its order.
+
+    Which slot gets which of it follows from `first` and from what other slots have, never from whether they
+    have ended. What is left of it for other slots counts as being measured, so that it is not suggested.
+    """
+    searched = _of_search(history)
+    taken = {_number(trial.slot): trial.configuration for trial in searched}
+    configuration = assigned(index, first, taken)
+    if configuration is not None:
+        return configuration
     return suggest(
         suite.space,
-        tuple(observe(trial, suite) for trial in _of_search(history)),
+        (
+            *(observe(trial, suite) for trial in searched),
+            *(Observation(configuration=each, state="running") for each in left(first, taken)),
+        ),
         seed=suite.search.seed + index,
         strategy=suite.search.strategy,
         fixed=suite.fixed,
     )
+
+
+def _numbered(index: int) -> str:
+    return f"trial-{index:03d}"
+
+
+def _number(slot: str) -> int:
+    return int(slot.removeprefix("trial-"))
 
 
 def observe(trial: TrialRecord, suite: Suite) -> Observation:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.settings import Settings
+    from pytest_autotune.space import Configuration
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Bench, LiveTrial, Plan
@@ -51,6 +52,7 @@ class Run:
         self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
+        self._firsts: dict[str, dict[str, list[Configuration]]] = {}  # by node id: what a search begins with
         self._needed: dict[str, dict[str, object]] = {}  # by run and study: what decides which metrics there are
         self._resources = ExitStack()
         self._standing: Standing | None = None
@@ -157,10 +159,14 @@ class Run:
 
     def bench(self, plan: Plan) -> Bench:
         """Return what a trial of `plan` works with, and note that this run covers the suite."""
+        from pytest_autotune.beginning import FIRST, begins_with
+        from pytest_autotune.hardware import fingerprint
         from pytest_autotune.trial import Bench
 
-        document = plan.suite.document() | {"path": str(plan.suite.path)}
-        self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
+        document = plan.suite.document() | {"path": str(plan.suite.path), FIRST: self.first(plan)}
+        if plan.suite.deploy == "local":
+            document["hardware"] = fingerprint()
+        noted = self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
         return Bench(
             store=self.store,
             run_id=self.id,
@@ -170,10 +176,32 @@ class Run:
             output=self.directory,
             deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),
+            first=begins_with(plan, noted),
             announce=self.announce,
             restated=self.restated,
             finished=lambda trial: self._finished(plan, trial),
         )
+
+    def first(self, plan: Plan) -> dict[str, list[Configuration]]:
+        """Return what the plan's search begins with beyond what the suite says.
+
+        Raises `SuiteError` for what a hook should not have returned. A search that has begun keeps what it
+        began with, whatever other searches have found since: it stands in the suite's document of the run
+        that began it. Of several processes that begin one together the first one's counts, see
+        `Store.record_suite`.
+        """
+        from pytest_autotune.beginning import FIRST, first_of
+
+        if plan.suite.search.strategy == "grid" or self.settings.rejudge:
+            return {}
+        if plan.nodeid not in self._firsts:
+            begun = None if self.settings.fresh else self.store.beginning(plan.study)
+            if begun is None:
+                ask = self.config.hook.pytest_autotune_prior
+                self._firsts[plan.nodeid] = first_of(plan, self.store, ask=ask, fresh=self.settings.fresh)
+            else:
+                self._firsts[plan.nodeid] = begun.get(FIRST, {})
+        return self._firsts[plan.nodeid]
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
         """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""

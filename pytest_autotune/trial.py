@@ -57,6 +57,7 @@ class Plan:
     study: str  # key of the measurements in the store
     slots: tuple[Slot, ...]  # its trials, in the order they are collected
     levels: tuple[Level, ...]
+    first: tuple[Configuration, ...] = ()  # what an adaptive search begins with, as far as the suite says it
 
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
@@ -76,7 +77,8 @@ class Slot:
     name: str
     index: int  # among those that search, or that confirm
     parameters: Configuration  # of a grid, known at collection; empty for a slot that the search fills
-    choose: Callable[[tuple[TrialRecord, ...]], Configuration]
+    # From the trials so far, and from what the search begins with.
+    choose: Callable[[tuple[TrialRecord, ...], tuple[Configuration, ...]], Configuration]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Bench:
     output: Path  # directory of this run
     deployer: Deployer
     generator: LoadGenerator
+    first: tuple[Configuration, ...]  # what the search begins with: the same for all its trials
     announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
     restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
     finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
@@ -411,7 +414,7 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
-        choose=slot.choose,
+        choose=lambda history: slot.choose(history, bench.first),
         retry=worth_retrying,
     )
     if claim.kind == "busy":

@@ -19,11 +19,23 @@ LAYERS = [
     {"records", "budget", "sequential"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_schema"},
-    {"search", "selection", "gate", "explanation", "pareto", "confirmation"},
+    {"search", "seeding", "selection", "gate", "explanation", "pareto", "confirmation"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "batches", "trial", "probing", "plan", "views", "progress", "results", "run", "load_command"},
+    {
+        "recorded",
+        "beginning",
+        "batches",
+        "trial",
+        "probing",
+        "plan",
+        "views",
+        "progress",
+        "results",
+        "run",
+        "load_command",
+    },
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},
 ]

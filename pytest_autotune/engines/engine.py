@@ -67,6 +67,7 @@ class Installed:
     version: str = ""
     flags: Mapping[str, Flag] | None = None  # None: the engine does not tell, nothing is checked
     missing: tuple[str, ...] = ()
+    simulated: bool = False  # its servers need none of this machine's GPUs, whatever they say they take
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,11 +143,16 @@ def most_gpus(suite: Suite) -> int:
     return max((parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations), default=1)
 
 
+def gpus_here(suite: Suite) -> tuple[hardware.Gpu, ...]:
+    """Return the GPUs of this machine that a server of `suite` sees."""
+    visible = {**os.environ, **environment_of(suite)}.get("CUDA_VISIBLE_DEVICES")
+    return hardware.gpus(visible=visible)
+
+
 def missing_gpus(suite: Suite) -> str | None:
     """Say that this machine has fewer GPUs than some configuration of `suite` takes, or return None."""
     needed = most_gpus(suite)
-    visible = {**os.environ, **environment_of(suite)}.get("CUDA_VISIBLE_DEVICES")
-    found = len(hardware.gpus(visible=visible))
+    found = len(gpus_here(suite))
     if found >= needed:
         return None
     return f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {found or 'none'}"

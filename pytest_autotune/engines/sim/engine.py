@@ -48,7 +48,7 @@ class SimEngine:
         missing: tuple[str, ...] = ()
         if suite.model is not None and find_shape(suite.model) is None:
             missing = (f"engine sim has no shape of model {suite.model!r} (known: {', '.join(SHAPES)})",)
-        return Installed(version=package_version(), flags=server_flags(), missing=missing)
+        return Installed(version=package_version(), flags=server_flags(), missing=missing, simulated=True)
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Start this very package in this very interpreter."""

@@ -1,0 +1,88 @@
+"""What a search begins with beyond what its suite says: the best of earlier searches, and a prior."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.hardware import fingerprint
+from pytest_autotune.recorded import restate
+from pytest_autotune.seeding import best_earlier, distinct, fits, proposed, without
+from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.slo import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedTrial
+    from pytest_autotune.space import Configuration
+    from pytest_autotune.store import Store
+    from pytest_autotune.suite import Suite
+    from pytest_autotune.trial import Plan
+
+log = logging.getLogger(__name__)
+
+FIRST = "first"  # key of a suite's document: what its search began with beyond what the suite says
+
+
+def first_of(plan: Plan, store: Store, *, ask: Callable[..., Any], fresh: bool) -> dict[str, list[Configuration]]:
+    """Return what a search that has not begun will begin with: ``earlier``, then ``prior``, without repetitions.
+
+    `ask` is the hook `pytest_autotune_prior`; raises `SuiteError` for what it should not have returned.
+    """
+    suite = plan.suite
+    search, space, fixed = suite.search, suite.space, suite.fixed
+    earlier: tuple[Configuration, ...] = ()
+    if search.earlier and search.strategy != "random" and not fresh and suite.deploy == "local":
+        found = best_earlier(_searches(plan, store), space, fixed)
+        earlier = without(found, plan.first, most=search.earlier)
+    known = distinct(plan.first, earlier)
+    prior: tuple[Configuration, ...] = ()
+    if search.prior and (answer := ask(suite=suite, configurations=known)) is not None:
+        try:
+            found = proposed(answer, space, fixed)
+        except ValueError as error:
+            raise suite.error(f"pytest_autotune_prior: {error}", "search", "prior") from None
+        prior = without(found, known, most=search.prior)
+    log.info("%s begins with %d earlier and %d prior configurations", suite.name, len(earlier), len(prior))
+    return {"earlier": [dict(each) for each in earlier], "prior": [dict(each) for each in prior]}
+
+
+def begins_with(plan: Plan, document: Mapping[str, Any]) -> tuple[Configuration, ...]:
+    """Return all that the search of a plan begins with, by the suite's document as its run noted it.
+
+    What was masked in the document is left out.
+    """
+    first, suite = document.get(FIRST, {}), plan.suite
+    noted = (*first.get("earlier", ()), *first.get("prior", ()))
+    return distinct(plan.first, (each for each in noted if fits(suite.space, each, suite.fixed)))
+
+
+def _searches(plan: Plan, store: Store) -> Iterator[tuple[JudgedTrial, ...]]:
+    """Yield the rankings of other searches with the same engine, model and hardware, by this suite's own standards."""
+    suite = plan.suite
+    wanted = {"engine": suite.engine, "model": suite.model, "hardware": fingerprint()}
+    for other in store.studies():
+        if other.study == plan.study or any(other.document.get(key) != value for key, value in wanted.items()):
+            continue
+        trials = (_completed(trial, suite, store) for trial in store.history(other.study))
+        judged = (
+            judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+            for trial in trials
+            if trial.state == "finished"
+        )
+        yield select(judged).ranking
+
+
+def _completed(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
+    """Return a trial with the metrics that the suite's limits and objective need: anew where it lacks one.
+
+    Goodput and verdicts by a sequential test depend on the limits, so those that are stored are another suite's.
+    """
+    if trial.status is Status.INFEASIBLE:
+        return trial
+    needed = {suite.objective.metric, *(limit.metric for limit in suite.slo)}
+    lacking = any(batch.status == "measured" and not needed <= batch.metrics.keys() for batch in trial.batches)
+    anew = lacking or suite.confidence is not None or any(metric.startswith("goodput") for metric in needed)
+    return restate(trial, suite, store) if anew else trial
