@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.hardware import fingerprint
+from pytest_autotune.modelling import modelled
 from pytest_autotune.recorded import restate
 from pytest_autotune.seeding import best_earlier, distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
@@ -39,14 +40,21 @@ def first_of(plan: Plan, store: Store, *, ask: Callable[..., Any], fresh: bool) 
         earlier = without(found, plan.first, most=search.earlier)
     known = distinct(plan.first, earlier)
     prior: tuple[Configuration, ...] = ()
-    if search.prior and (answer := ask(suite=suite, configurations=known)) is not None:
-        try:
-            found = proposed(answer, space, fixed)
-        except ValueError as error:
-            raise suite.error(f"pytest_autotune_prior: {error}", "search", "prior") from None
-        prior = without(found, known, most=search.prior)
+    if search.prior:
+        prior = without(_prior(suite, known, ask), known, most=search.prior)
     log.info("%s begins with %d earlier and %d prior configurations", suite.name, len(earlier), len(prior))
     return {"earlier": [dict(each) for each in earlier], "prior": [dict(each) for each in prior]}
+
+
+def _prior(suite: Suite, known: tuple[Configuration, ...], ask: Callable[..., Any]) -> tuple[Configuration, ...]:
+    """Return what a plugin proposes; without one, what is modelled, if the suite says how many of that it wants."""
+    answer = ask(suite=suite, configurations=known)
+    if answer is not None:
+        try:
+            return proposed(answer, suite.space, suite.fixed)
+        except ValueError as error:
+            raise suite.error(f"pytest_autotune_prior: {error}", "search", "prior") from None
+    return modelled(suite) if "prior" in suite.search.model_fields_set else ()
 
 
 def begins_with(plan: Plan, document: Mapping[str, Any]) -> tuple[Configuration, ...]:

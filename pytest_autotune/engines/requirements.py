@@ -70,6 +70,13 @@ def model_of(suite: Suite) -> str:
     return str(_local(model, suite)) if _is_local(model, suite) else model
 
 
+def files_of_model(suite: Suite) -> str:
+    """Return the directory that holds the model's files here, also those of a hub model; without one, `model_of`."""
+    model = model_of(suite)
+    snapshots = _snapshots(model, {**os.environ, **environment_of(suite)})
+    return next((str(path.parent) for path in sorted(snapshots.glob("*/config.json"))), model)
+
+
 def missing_model(suite: Suite) -> str | None:
     """Say why `suite.model` cannot be served from here, or return None.
 
@@ -90,10 +97,9 @@ def missing_model(suite: Suite) -> str | None:
 def _missing_on_hub(model: str, variables: Mapping[str, str]) -> str | None:
     if not _HUB_ID.fullmatch(model):
         return f"model: {model!r} is neither a directory nor a hub id like organisation/name"
-    cache = _hub_cache(variables)
-    snapshots = cache / f"models--{model.replace('/', '--')}" / "snapshots"
-    if any(snapshots.glob("*/config.json")):
+    if any(_snapshots(model, variables).glob("*/config.json")):
         return None
+    cache = _hub_cache(variables)
     for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if variables.get(switch, "").upper() in {"1", "ON", "YES", "TRUE"}:
             return f"model: {model} is not in {cache}, and {switch} is set"
@@ -164,6 +170,10 @@ def _is_local(model: str, suite: Suite) -> bool:
 
 def _local(model: str, suite: Suite) -> Path:
     return (suite.path.parent / Path(model).expanduser()).absolute()
+
+
+def _snapshots(model: str, variables: Mapping[str, str]) -> Path:
+    return _hub_cache(variables) / f"models--{model.replace('/', '--')}" / "snapshots"
 
 
 def _hub_cache(variables: Mapping[str, str]) -> Path:
