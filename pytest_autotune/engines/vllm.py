@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements
-from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines import causes, requirements, vllm_rules
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
 from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
 from pytest_autotune.errors import MissingRequirement
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_autotune.engines.engine import Address, Flag
+    from pytest_autotune.engines.engine import Address, Flag, Knob
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -45,6 +46,11 @@ class VllmEngine:
 
     name = "vllm"
     abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+    # What is profiled and captured grows with the first two, what one sequence must find room for with the last.
+    # Parallel sizes are none (buffers to communicate), and utilization takes from one use what it gives another.
+    memory_knobs: Mapping[str, Knob] = MappingProxyType(
+        {"max-num-seqs": "more", "max-num-batched-tokens": "more", "max-model-len": "more"}
+    )
 
     def __init__(self, *, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir
@@ -104,6 +110,34 @@ class VllmEngine:
         if device == "cpu":
             return 0
         return suite.gpus or requirements.parallel_gpus(merged(suite.fixed, configuration))
+
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
+        """Say which rule of vLLM's a configuration breaks, or what it lacks here: GPUs, or their memory.
+
+        What is in the model's directory is only known of a local one.
+        """
+        if suite.deploy == "endpoint":
+            return None
+        try:
+            installation = self._installation(suite)
+            checkpoint = vllm_rules.read_checkpoint(requirements.model_of(suite))
+            gpus = requirements.gpus_here(suite)
+        except MissingRequirement:
+            return None  # which `inspect` tells
+        flags = installation.flags
+        settings = {name: value for name, value in merged(suite.fixed, configuration).items() if value is not None}
+        problem = vllm_rules.contradiction(settings, checkpoint.config, flags=flags, version=installation.version)
+        if problem:
+            return Cause(CauseKind.BAD_ARGUMENT, problem)
+        if installation.device != "cuda" or suite.deploy != "local":
+            return None
+        if lacking := requirements.too_many_gpus(suite, self.gpus(suite, configuration)):
+            return Cause(CauseKind.BAD_ARGUMENT, lacking)
+        share = flags["gpu-memory-utilization"].default if "gpu-memory-utilization" in flags else None
+        largest = max((gpu.memory_bytes for gpu in gpus), default=0)
+        device = vllm_rules.Device(largest, share if isinstance(share, int | float) else 1.0)
+        problem = vllm_rules.too_large(settings, checkpoint, device)
+        return Cause(CauseKind.OUT_OF_MEMORY, problem) if problem else None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""
