@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -65,6 +65,8 @@ class Space:
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...] = ()
+    # What need not be tried by what was learnt since; the space stays the same one.
+    bars: Callable[[Configuration], bool] | None = field(default=None, repr=False, compare=False)
 
     def grid(self, fixed: Mapping[str, Value]) -> Iterator[Configuration]:
         """Yield every allowed configuration, last parameter fastest; constraints also see `fixed`.
@@ -79,11 +81,11 @@ class Space:
                 yield configuration
 
     def allows(self, configuration: Configuration, fixed: Mapping[str, Value]) -> bool:
-        """Say whether every constraint holds; raises `ValueError` when one cannot be evaluated."""
-        if not self.constraints:
-            return True
+        """Say whether every constraint holds and nothing bars it; raises `ValueError` when one cannot be evaluated."""
         values = {**fixed, **configuration}
-        return all(constraint.holds(values) for constraint in self.constraints)
+        if not all(constraint.holds(values) for constraint in self.constraints):
+            return False
+        return self.bars is None or not self.bars(configuration)
 
     def size(self) -> int:
         """Return how many combinations the grid has before constraints, without building any.
