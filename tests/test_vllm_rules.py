@@ -41,6 +41,7 @@ WEIGHTS = 15 * GIB
         pytest.param({"tensor-parallel-size": 8}, "", id="heads-shared"),
         pytest.param({"tensor-parallel-size": 3}, "32 attention heads cannot be shared by tensor-parallel-size 3", id="heads"),
         pytest.param({"tensor-parallel-size": 3, "hf-overrides": {"num_attention_heads": 33}}, "", id="heads-overridden"),
+        pytest.param({"tensor-parallel-size": 3, "hf-overrides.num_attention_heads": 33}, "", id="heads-overridden-by-key"),
         pytest.param({"max-num-batched-tokens": 64, "max-num-seqs": 64}, "", id="tokens-and-sequences"),
         pytest.param({"max-num-batched-tokens": 64, "max-num-seqs": 65}, "max-num-batched-tokens 64 is less than max-num-seqs 65", id="tokens"),
         pytest.param({"max-num-batched-tokens": 64}, "", id="the-default-is-not-known"),

@@ -93,7 +93,8 @@ def contradiction(
     """
     tp = _whole("tensor-parallel-size", settings, flags)
     heads = config.get("num_attention_heads") if "text_config" not in config else None
-    if tp and isinstance(heads, int) and heads % tp and "hf-overrides" not in settings:
+    overridden = any(name.partition(".")[0] == "hf-overrides" for name in settings)
+    if tp and isinstance(heads, int) and heads % tp and not overridden:
         return f"{heads} attention heads cannot be shared by tensor-parallel-size {tp}"
     tokens = _whole("max-num-batched-tokens", settings, flags)
     sequences = _whole("max-num-seqs", settings, flags)
