@@ -80,7 +80,8 @@ class CommandEngine:
         """Say that a server takes more GPUs than there are; nothing else is known of one of unknown make."""
         if not self._needs_gpus(suite):
             return None
-        problem = requirements.too_many_gpus(suite, self.gpus(suite, configuration))
+        found = len(requirements.gpus_here(suite))
+        problem = requirements.too_few_gpus(found, self.gpus(suite, configuration))
         return Cause(CauseKind.BAD_ARGUMENT, problem) if problem else None
 
     def classify(self, log: str, returncode: int | None) -> Cause:

@@ -155,12 +155,11 @@ def gpus_here(suite: Suite) -> tuple[hardware.Gpu, ...]:
 
 def missing_gpus(suite: Suite) -> str | None:
     """Say that this machine has fewer GPUs than every configuration of `suite` takes, or return None."""
-    return too_many_gpus(suite, min(_gpus_taken(suite), default=1))
+    return too_few_gpus(len(gpus_here(suite)), min(_gpus_taken(suite), default=1))
 
 
-def too_many_gpus(suite: Suite, needed: int) -> str | None:
-    """Say that this machine has fewer GPUs than the `needed` ones, or return None."""
-    found = len(gpus_here(suite))
+def too_few_gpus(found: int, needed: int) -> str | None:
+    """Say that fewer GPUs were found than are needed, or return None."""
     if found >= needed:
         return None
     return f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {found or 'none'}"
