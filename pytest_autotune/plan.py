@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from statistics import fmean
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
 
-    Choose = Callable[[tuple[TrialRecord, ...]], Configuration]
+    Bars = Callable[[Configuration], bool]  # says of a configuration that it need not be tried
+    Choose = Callable[[tuple[TrialRecord, ...], Bars], Configuration]
 
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
@@ -124,7 +126,8 @@ def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
     budget = suite.search.budget
     if budget == Budget():
         return ""
-    finished = sorted((trial for trial in _of_search(history) if trial.state == "finished"), key=_ended)
+    tried = (trial for trial in _of_search(history) if trial.state == "finished" and trial.launched)
+    finished = sorted(tried, key=_ended)
     judged = (
         judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in finished
     )
@@ -157,7 +160,9 @@ def _levels_of_grid(plan: Plan) -> int:
     return len(plan.levels) if search is None else math.floor(math.log2(search.high / search.low)) + 1
 
 
-def _choose_confirmed(suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...]) -> Configuration:
+def _choose_confirmed(
+    suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...], _bars: Bars
+) -> Configuration:
     """Pick what is measured again, from what the search has finished by now."""
     judged = (
         judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
@@ -182,24 +187,24 @@ def _ended(trial: TrialRecord) -> tuple[datetime, int]:
 def _within_budget(suite: Suite, choose: Choose) -> Choose:
     """Return `choose`, which raises `SearchEnded` once the search has ended."""
 
-    def chosen(history: tuple[TrialRecord, ...]) -> Configuration:
+    def chosen(history: tuple[TrialRecord, ...], bars: Bars) -> Configuration:
         if reason := how_it_ended(suite, history):
             raise SearchEnded(f"the search has ended: {reason}")
-        return choose(history)
+        return choose(history, bars)
 
     return chosen
 
 
 def _given(configuration: Configuration) -> Choose:
-    return lambda _history: configuration
+    return lambda _history, _bars: configuration
 
 
-def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...]) -> Configuration:
+def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...], bars: Bars) -> Configuration:
     """Pick the configuration of a numbered slot; the engine's defaults come first, as the reference."""
     if index == 0 and suite.search.defaults:
         return {}
     return suggest(
-        suite.space,
+        replace(suite.space, bars=bars),
         tuple(observe(trial, suite) for trial in _of_search(history)),
         seed=suite.search.seed + index,
         strategy=suite.search.strategy,

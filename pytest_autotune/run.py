@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.feasibility import Feasibility
     from pytest_autotune.load.generator import LoadGenerator, Progress
     from pytest_autotune.progress import Reporter
     from pytest_autotune.records import TrialRecord
@@ -157,9 +158,11 @@ class Run:
 
     def bench(self, plan: Plan) -> Bench:
         """Return what a trial of `plan` works with, and note that this run covers the suite."""
+        from pytest_autotune.feasibility import conditions
         from pytest_autotune.trial import Bench
 
         document = plan.suite.document() | {"path": str(plan.suite.path)}
+        document |= conditions(plan.suite, version=plan.installed.version)
         self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
         return Bench(
             store=self.store,
@@ -170,10 +173,20 @@ class Run:
             output=self.directory,
             deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),
+            feasibility=self._feasibility(plan, document),
             announce=self.announce,
             restated=self.restated,
             finished=lambda trial: self._finished(plan, trial),
         )
+
+    def _feasibility(self, plan: Plan, document: Mapping[str, Any]) -> Feasibility:
+        """Return what is known of the plan's configurations now; asked to measure everything again, no measurement."""
+        from pytest_autotune.feasibility import Feasibility, known_out_of_memory
+
+        flags, knobs = plan.installed.flags, plan.engine.memory_knobs
+        starts = () if self.settings.fresh or self.settings.rejudge else self.store.starts()
+        known = known_out_of_memory(starts, document, knobs=knobs, flags=flags)
+        return Feasibility(plan.suite, plan.engine, document["fixed"], flags, known)
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
         """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""

@@ -23,7 +23,19 @@ LAYERS = [
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "batches", "trial", "probing", "plan", "views", "progress", "results", "run", "load_command"},
+    {
+        "recorded",
+        "batches",
+        "feasibility",
+        "trial",
+        "probing",
+        "plan",
+        "views",
+        "progress",
+        "results",
+        "run",
+        "load_command",
+    },
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},
 ]
