@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from pytest_autotune import units
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
 from pytest_autotune.metrics import (
+    COSTS,
     IN_FLIGHT,
     IN_FLIGHT_STATISTICS,
     PER_GPU,
@@ -26,6 +28,9 @@ from pytest_autotune.spelling import nearest, show
 
 MOST_LEVELS = 10_000  # of one `grid:`
 
+CURRENCY = r"^[^\s\x00-\x1f\x7f-\x9f]{1,12}$"
+
+_PRICE_KEYS = ("per_gpu_hour", "currency")
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
@@ -212,7 +217,9 @@ def _read_bound(family: str, value: Any) -> float:
     if family == "failed":
         return units.count(value)
     if isinstance(value, str):
-        raise ValueError(f"{show(value)} is not a number; rates are numbers per second without a unit, e.g. 100")
+        kind = "costs are numbers in the currency of the price" if family in COSTS else "rates are numbers per second"
+        example = "0.5" if family in COSTS else "100"
+        raise ValueError(f"{show(value)} is not a number; {kind} without a unit, e.g. {example}")
     return _read_above_zero(value)
 
 
@@ -225,6 +232,33 @@ def _read_above_zero(value: Any) -> float:
     if number <= 0:
         raise ValueError(f"{show(value)} is not above 0")
     return number
+
+
+def read_price(value: Any) -> tuple[float, str]:
+    """Read `price:`, a number or a mapping; return the price of one GPU for one hour, and its currency or nothing."""
+    if not isinstance(value, Mapping):
+        return _read_amount(value), ""
+    read_mapping(value, keys=_PRICE_KEYS)
+    if "per_gpu_hour" not in value:
+        raise ValueError("missing key 'per_gpu_hour': what one GPU costs for one hour, e.g. {per_gpu_hour: 2.50}")
+    collector = Collector()
+    price = collector.read(("per_gpu_hour",), _read_amount, value["per_gpu_hour"])
+    currency = collector.read(("currency",), _read_currency, value["currency"]) if "currency" in value else ""
+    collector.finish()
+    return price, currency
+
+
+def _read_amount(value: Any) -> float:
+    if isinstance(value, str):
+        hint = "write a number, and its currency as {per_gpu_hour: 2.50, currency: USD}"
+        raise ValueError(f"{show(value)} is not a number; {hint}")
+    return _read_above_zero(value)
+
+
+def _read_currency(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(CURRENCY, value):
+        raise ValueError(f"{show(value)} is not a currency; write a word of at most 12 characters, e.g. USD")
+    return value
 
 
 def read_objectives(value: Any, *, also: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
@@ -393,6 +427,7 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "description": "Decide limits on percentiles by a sequential test: batches are as long as it takes.",
         },
         "failed": _COUNT_SCHEMA,
+        **dict.fromkeys(COSTS, _RATE_SCHEMA),
         **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
         **dict.fromkeys(SHARES, _SHARE_SCHEMA),
         **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
@@ -400,6 +435,24 @@ SLO_SCHEMA: dict[str, Any] = _object(
     },
     patternProperties={rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
 )
+_PRICE = {"type": "number", "exclusiveMinimum": 0}
+PRICE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        _PRICE,
+        _object(
+            {
+                "per_gpu_hour": {**_PRICE, "description": "What one GPU costs for one hour.", "examples": [2.5]},
+                "currency": {
+                    "type": "string",
+                    "pattern": r"^\S{1,12}$",
+                    "description": "What the price is in; names the costs in reports.",
+                    "examples": ["USD"],
+                },
+            },
+            required=["per_gpu_hour"],
+        ),
+    ]
+}
 _OBJECTIVE = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
 OBJECTIVE_SCHEMA: dict[str, Any] = {
     "anyOf": [_OBJECTIVE, {"type": "array", "items": _OBJECTIVE, "minItems": 1, "uniqueItems": True}]

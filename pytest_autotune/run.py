@@ -176,15 +176,19 @@ class Run:
         )
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
-        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""
+        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then.
+
+        Its costs are those of the price of today.
+        """
+        from pytest_autotune.pricing import priced
         from pytest_autotune.recorded import restate
 
         if trial.run_id not in self._needed:
             suites = self.store.suites_of_run(trial.run_id)
             self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
-        if self._needed[trial.run_id].get(plan.study) == _needed(plan.suite.document()):
-            return trial
-        return restate(trial, plan.suite, self.store)
+        if self._needed[trial.run_id].get(plan.study) != _needed(plan.suite.document()):
+            trial = restate(trial, plan.suite, self.store)
+        return priced(trial, plan.suite.hourly)
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""

@@ -118,6 +118,16 @@ class TimeoutsBlock(Block):
         return self.batch_s or (planned_s + 30.0 if generator == "builtin" else 2 * planned_s + 300.0)
 
 
+class Price(Block):
+    """`price:` what one GPU costs for one hour."""
+
+    per_gpu_hour: float
+    currency: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (f"{self.per_gpu_hour:g}", self.currency, "per GPU and hour")))
+
+
 class Objective(Block):
     """`objective: maximize output_throughput_per_gpu`."""
 
@@ -188,8 +198,14 @@ class Suite(Plain):
     confidence: float | None = None  # of verdicts on percentiles; None: what was measured decides
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
+    price: Price | None = None
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @property
+    def hourly(self) -> float | None:
+        """The price of one GPU for one hour; None when the suite has none, and so no costs."""
+        return None if self.price is None else self.price.per_gpu_hour
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -229,7 +245,7 @@ class Suite(Plain):
     def measurement_key(self) -> str:
         """Return a SHA-256 over everything that changes what is measured, and nothing else.
 
-        The files of the load count by their content. Limits, objective, search and parameters are left
+        The files of the load count by their content. Limits, objective, price, search and parameters are left
         out: with other limits the recorded numbers still hold and are only judged anew.
         """
         content = self.model_dump(

@@ -10,13 +10,13 @@ from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, Wit
 from pytest_autotune import notation
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import Block, unknown_key
-from pytest_autotune.metrics import PER_GPU
+from pytest_autotune.metrics import COSTS, PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
 from pytest_autotune.slo import DELIVERED, ERROR_RATE, certified_percentile
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
-from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_load import (
     ColumnsBlock,
     ConversationBlock,
@@ -41,7 +41,7 @@ _RESERVED = {
     **dict.fromkeys(("model", "model_name"), "is a key of the suite itself; write it at the top level"),
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
-_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput")
+_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput", "cost_per_million_output_tokens")
 _NEED_MODEL = ("vllm", "sim")
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
@@ -50,6 +50,11 @@ def _objectives(value: Any, info: ValidationInfo) -> tuple[Objective, ...]:
     metrics = info.context["metrics"] if info.context else ()
     read = notation.read_objectives(value, also=metrics)
     return tuple(Objective.model_validate({"direction": direction, "metric": metric}) for direction, metric in read)
+
+
+def _price(value: Any) -> Price:
+    per_gpu_hour, currency = notation.read_price(value)
+    return Price(per_gpu_hour=per_gpu_hour, currency=currency)
 
 
 class SuiteFile(Plain):
@@ -89,6 +94,12 @@ class SuiteFile(Plain):
         "what no other configuration beats in all of them is the Pareto front.",
         examples=["maximize output_throughput_per_gpu", ["maximize output_throughput_per_gpu", "minimize e2e.p90"]],
     )
+    price: Annotated[Price | None, PlainValidator(_price), WithJsonSchema(notation.PRICE_SCHEMA)] = Field(
+        default=None,
+        description="What one GPU costs for one hour: a number, or a mapping that names the currency. With it there "
+        "are costs: cost_per_million_output_tokens and cost_per_million_tokens.",
+        examples=[2.5, {"per_gpu_hour": 2.5, "currency": "USD"}],
+    )
 
 
 _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
@@ -125,6 +136,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     collector = Collector()
     _check_engine(file, collector)
     _check_metrics(file, collector)
+    _check_costs(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
     space = read_space(file, known_flags, collector)
@@ -144,7 +156,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
-    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs)}
+    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price}
     if steepness is not None:
         shared["steepness"] = steepness
     if file.load.max_duration_s is not None and confidence is None:
@@ -236,6 +248,23 @@ def _check_metrics(file: SuiteFile, collector: Collector) -> None:
             collector.note(("slo", limit.metric), remedy)
     if "objective" in file.model_fields_set and any(_of_tokens(objective.metric) for objective in file.objective):
         collector.note(("objective",), remedy)
+
+
+def _check_costs(file: SuiteFile, collector: Collector) -> None:
+    """Refuse limits and objectives on what tokens cost where nobody knows what a GPU does."""
+    if file.price is not None:
+        return
+    several = len(file.objective) > 1
+    named = [
+        *((("slo", limit.metric), limit.metric) for limit in file.slo.limits),
+        *(
+            (("objective", index) if several else ("objective",), objective.metric)
+            for index, objective in enumerate(file.objective)
+        ),
+    ]
+    for where, metric in named:
+        if metric in COSTS:
+            collector.note(where, f"{metric!r} needs the price of a GPU; add what one costs per hour, e.g. price: 2.50")
 
 
 def _of_tokens(metric: str) -> bool:

@@ -14,6 +14,7 @@ from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.files import file_name
+from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import failure_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
@@ -22,7 +23,7 @@ from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
@@ -61,7 +62,11 @@ class Plan:
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
         names = {slot.name for slot in self.slots}
-        return tuple(trial for trial in store.history(self.study) if trial.slot in names)
+        return self.priced(trial for trial in store.history(self.study) if trial.slot in names)
+
+    def priced(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+        """Return recorded trials with their costs at the price of today."""
+        return tuple(priced(trial, self.suite.hourly) for trial in trials)
 
     @property
     def searching(self) -> tuple[Slot, ...]:
@@ -411,7 +416,7 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
-        choose=slot.choose,
+        choose=lambda history: slot.choose(plan.priced(history)),
         retry=worth_retrying,
     )
     if claim.kind == "busy":

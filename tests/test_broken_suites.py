@@ -19,7 +19,7 @@ METRICS = (
     "(allowed: ttft, tpot, itl, e2e with one of mean, std, min, max, p0 ... p100, as in ttft.p90; "
     "ttft_sent, e2e_sent, client likewise; in_flight.mean and in_flight.max; "
     "output_throughput, total_throughput, input_throughput, request_throughput, goodput, each also with _per_gpu; "
-    "error_rate, delivered, requests, failed)"
+    "cost_per_million_output_tokens, cost_per_million_tokens; error_rate, delivered, requests, failed)"
 )
 
 BROKEN = [
@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, objective",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, objective, price",
         id="unknown key unlike any",
     ),
     pytest.param(
