@@ -47,6 +47,12 @@ def parse_metric(name: str) -> tuple[str, str | None]:
     raise ValueError(f"{name!r} is not a metric{_nearest(name)} (allowed: {_allowed()})")
 
 
+def is_extra(name: str) -> bool:
+    """Say whether a batch has a metric only when it is asked for: a percentile beyond the usual ones."""
+    family, _, statistic = name.partition(".")
+    return family in TIMES and statistic not in STATISTICS
+
+
 def _allowed() -> str:
     statistics = ", ".join(s for s in STATISTICS if not s.startswith("p"))
     return (

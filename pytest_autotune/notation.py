@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 from pytest_autotune import units
 from pytest_autotune.constraints import Constraint
-from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
+from pytest_autotune.fields import (
+    SETTING,
+    SUITE_NAME,
+    read_flag,
+    read_mapping,
+    read_setting_name,
+    read_suite_name,
+)
 from pytest_autotune.metrics import (
     COSTS,
     IN_FLIGHT,
@@ -22,7 +29,7 @@ from pytest_autotune.metrics import (
     parse_metric,
 )
 from pytest_autotune.problems import Collector
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import Limit, Tier
 from pytest_autotune.space import Choice, Float, Forbidden, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
 
@@ -30,6 +37,9 @@ MOST_LEVELS = 10_000  # of one `grid:`
 
 CURRENCY = r"^[^\s\x00-\x1f\x7f-\x9f]{1,12}$"
 
+OWN_TIER = "slo"  # what the limits that decide are called beside those of the tiers
+
+_OF_ALL_TIERS = ("steepness", "confidence")
 _PRICE_KEYS = ("per_gpu_hour", "currency")
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
@@ -171,6 +181,23 @@ def read_limits(value: Any) -> Limits:
             limits.append(collector.read((metric,), _read_limit, metric, written))
     collector.finish()
     return Limits(tuple(limits), steepness, confidence)
+
+
+def read_tiers(value: Any) -> tuple[Tier, ...]:
+    """Read `tiers:`, a name and limits for each; `steepness` and `confidence` are those of `slo:`."""
+    collector = Collector()
+    tiers = []
+    for name, written in read_mapping(value).items():
+        collector.read((name,), read_suite_name, name)
+        if name == OWN_TIER:
+            collector.note((name,), "is what slo: is called among the tiers; choose another name")
+        read = collector.read((name,), read_limits, written)
+        for key in _OF_ALL_TIERS:
+            if read is not None and key in written:
+                collector.note((name, key), "counts for every tier; write it in slo:")
+        tiers.append(Tier(name, () if read is None else read.limits))
+    collector.finish()
+    return tuple(tiers)
 
 
 def _read_confidence(value: Any) -> float:
@@ -414,6 +441,15 @@ FORBIDDEN_SCHEMA: dict[str, Any] = {
     "type": "array",
     "items": {"type": "object", "minProperties": 1, "propertyNames": {"pattern": SETTING}},
 }
+_LIMITS: dict[str, Any] = {
+    "failed": _COUNT_SCHEMA,
+    **dict.fromkeys(COSTS, _RATE_SCHEMA),
+    **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
+    **dict.fromkeys(SHARES, _SHARE_SCHEMA),
+    **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
+    **{f"{family}.{statistic}": _LATENCY_SCHEMA for family in TIMES for statistic in STATISTICS},
+}
+_FURTHER_LIMITS = {rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA}
 SLO_SCHEMA: dict[str, Any] = _object(
     {
         "steepness": {
@@ -426,15 +462,16 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "type": ["string", "number"],
             "description": "Decide limits on percentiles by a sequential test: batches are as long as it takes.",
         },
-        "failed": _COUNT_SCHEMA,
-        **dict.fromkeys(COSTS, _RATE_SCHEMA),
-        **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
-        **dict.fromkeys(SHARES, _SHARE_SCHEMA),
-        **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
-        **{f"{family}.{statistic}": _LATENCY_SCHEMA for family in TIMES for statistic in STATISTICS},
+        **_LIMITS,
     },
-    patternProperties={rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
+    patternProperties=_FURTHER_LIMITS,
 )
+TIERS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": SUITE_NAME, "not": {"const": OWN_TIER}},
+    "additionalProperties": {"$ref": "#/$defs/TierLimits"},
+}
+DEFINITIONS["TierLimits"] = _object(_LIMITS, patternProperties=_FURTHER_LIMITS)
 _PRICE = {"type": "number", "exclusiveMinimum": 0}
 PRICE_SCHEMA: dict[str, Any] = {
     "anyOf": [

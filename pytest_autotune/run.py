@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.metrics import is_extra
 from pytest_autotune.progress import Standing
 from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
@@ -259,8 +260,13 @@ class Run:
 
 
 def _needed(document: Mapping[str, Any]) -> list[object]:
-    """Return the parts of a suite's document that metrics are computed for."""
-    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence")]
+    """Return the parts of a suite's document that metrics are computed for.
+
+    Of the tiers that is only what a batch does not have anyway: their bounds are held against it when it is read.
+    """
+    limits = (limit for limits in document.get("tiers", {}).values() for limit in limits)
+    extra = sorted({limit["metric"] for limit in limits if is_extra(limit["metric"])})
+    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence"), extra]
 
 
 class UtcFormatter(logging.Formatter):

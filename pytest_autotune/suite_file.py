@@ -13,7 +13,7 @@ from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import COSTS, PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import DELIVERED, ERROR_RATE, certified_percentile
+from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_percentile
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
@@ -33,6 +33,8 @@ from pytest_autotune.yaml_source import Source, read_yaml
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
+
+    from pytest_autotune.problems import Where
 
 PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
 
@@ -85,6 +87,12 @@ class SuiteFile(Plain):
         default=Limits(()),
         description="Limits that every batch must keep. Without error_rate, 1% is its limit; without delivered, "
         "98% is that of a load with a rate, a burst or a trace.",
+    )
+    tiers: Annotated[tuple[Tier, ...], PlainValidator(notation.read_tiers), WithJsonSchema({"type": "object"})] = Field(
+        default=(),
+        description="Further sets of limits, by name. For each the best is selected from the same measurements; "
+        "slo decides what is searched, and the outcome of the run.",
+        examples=[{"interactive": {"ttft.p99": "200ms"}, "batch": {"e2e.p99": "60s"}}],
     )
     objective: Annotated[
         tuple[Objective, ...], PlainValidator(_objectives), WithJsonSchema(notation.OBJECTIVE_SCHEMA)
@@ -147,9 +155,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
 
 def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
     limits, steepness, confidence = file.slo
-    for implicit in (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,):
-        if not any(limit.metric == implicit.metric for limit in limits):
-            limits = (*limits, implicit)
+    limits = _with_implicit(limits, file)
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
         shared["deploy"] = "endpoint"
@@ -157,6 +163,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
     shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price}
+    shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)
     if steepness is not None:
         shared["steepness"] = steepness
     if file.load.max_duration_s is not None and confidence is None:
@@ -167,6 +174,19 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
         raise SuiteError(f"slo.confidence: {problem}", path=path, line=source.line(("slo", "confidence")))
     shared["confidence"] = confidence
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
+
+
+def _with_implicit(limits: tuple[Limit, ...], file: SuiteFile) -> tuple[Limit, ...]:
+    """Return limits with those that hold unless others on the same metrics are given."""
+    named = {limit.metric for limit in limits}
+    implicit = (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,)
+    return (*limits, *(limit for limit in implicit if limit.metric not in named))
+
+
+def _places_of_limits(file: SuiteFile) -> list[tuple[Where, str]]:
+    """Return the metric of every limit with where it stands in the file."""
+    of_tiers = [(("tiers", tier.name, limit.metric), limit.metric) for tier in file.tiers for limit in tier.limits]
+    return [*((("slo", limit.metric), limit.metric) for limit in file.slo.limits), *of_tiers]
 
 
 def _first(problems: Iterable[Problem], source: Source, path: Path) -> SuiteError:
@@ -243,9 +263,9 @@ def _check_metrics(file: SuiteFile, collector: Collector) -> None:
     if file.load.api not in ("embeddings", "rerank"):
         return
     remedy = f"api: {file.load.api} generates no tokens; use e2e, request_throughput or input_throughput"
-    for limit in file.slo.limits:
-        if _of_tokens(limit.metric):
-            collector.note(("slo", limit.metric), remedy)
+    for where, metric in _places_of_limits(file):
+        if _of_tokens(metric):
+            collector.note(where, remedy)
     if "objective" in file.model_fields_set and any(_of_tokens(objective.metric) for objective in file.objective):
         collector.note(("objective",), remedy)
 
@@ -255,14 +275,11 @@ def _check_costs(file: SuiteFile, collector: Collector) -> None:
     if file.price is not None:
         return
     several = len(file.objective) > 1
-    named = [
-        *((("slo", limit.metric), limit.metric) for limit in file.slo.limits),
-        *(
-            (("objective", index) if several else ("objective",), objective.metric)
-            for index, objective in enumerate(file.objective)
-        ),
+    objectives = [
+        (("objective", index) if several else ("objective",), objective.metric)
+        for index, objective in enumerate(file.objective)
     ]
-    for where, metric in named:
+    for where, metric in (*_places_of_limits(file), *objectives):
         if metric in COSTS:
             collector.note(where, f"{metric!r} needs the price of a GPU; add what one costs per hour, e.g. price: 2.50")
 
