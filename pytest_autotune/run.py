@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.metrics import is_extra
 from pytest_autotune.progress import Standing
 from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
@@ -189,15 +190,19 @@ class Run:
         return Feasibility(plan.suite, plan.engine, document["fixed"], flags, known)
 
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
-        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""
+        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then.
+
+        Its costs are those of the price of today.
+        """
+        from pytest_autotune.pricing import priced
         from pytest_autotune.recorded import restate
 
         if trial.run_id not in self._needed:
             suites = self.store.suites_of_run(trial.run_id)
             self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
-        if self._needed[trial.run_id].get(plan.study) == _needed(plan.suite.document()):
-            return trial
-        return restate(trial, plan.suite, self.store)
+        if self._needed[trial.run_id].get(plan.study) != _needed(plan.suite.document()):
+            trial = restate(trial, plan.suite, self.store)
+        return priced(trial, plan.suite.hourly)
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
@@ -268,8 +273,13 @@ class Run:
 
 
 def _needed(document: Mapping[str, Any]) -> list[object]:
-    """Return the parts of a suite's document that metrics are computed for."""
-    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence")]
+    """Return the parts of a suite's document that metrics are computed for.
+
+    Of the tiers that is only what a batch does not have anyway: their bounds are held against it when it is read.
+    """
+    limits = (limit for limits in document.get("tiers", {}).values() for limit in limits)
+    extra = sorted({limit["metric"] for limit in limits if is_extra(limit["metric"])})
+    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence"), extra]
 
 
 class UtcFormatter(logging.Formatter):

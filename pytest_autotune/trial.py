@@ -15,6 +15,7 @@ from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
+from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import failure_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
@@ -23,7 +24,7 @@ from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
@@ -63,7 +64,11 @@ class Plan:
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
         names = {slot.name for slot in self.slots}
-        return tuple(trial for trial in store.history(self.study) if trial.slot in names)
+        return self.priced(trial for trial in store.history(self.study) if trial.slot in names)
+
+    def priced(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+        """Return recorded trials with their costs at the price of today."""
+        return tuple(priced(trial, self.suite.hourly) for trial in trials)
 
     @property
     def searching(self) -> tuple[Slot, ...]:
@@ -420,7 +425,7 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
-        choose=lambda history: slot.choose(history, bench.feasibility.bars),
+        choose=lambda history: slot.choose(plan.priced(history), bench.feasibility.bars),
         retry=lambda trial: worth_retrying(trial) or _may_start_now(trial, bench),
     )
     if claim.kind == "busy":

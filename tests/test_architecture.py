@@ -16,10 +16,10 @@ LAYERS = [
     {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files", "variables"},
     {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness"},
     {"space", "constraints", "slo", "capacity"},
-    {"records", "budget", "sequential"},
+    {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_schema"},
-    {"search", "selection", "gate", "explanation", "pareto", "confirmation"},
+    {"search", "selection", "gate", "explanation", "pareto", "confirmation", "tiers"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
