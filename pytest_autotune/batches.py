@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_autotune.pricing import with_costs
 from pytest_autotune.recorded import figures_of
 from pytest_autotune.records import BatchRecord
 from pytest_autotune.statistics import measured
@@ -59,7 +60,7 @@ def record_of(
     samples, window_s = measurement.samples, measurement.window_s
     figures = figures_of(samples, window_s, suite, gpus=gpus, delivered=measurement.delivered)
     saturated = measurement.client.saturated
-    return BatchRecord(
+    record = BatchRecord(
         level=measurement.level,
         status="failed" if saturated else "measured",
         metrics=figures.metrics,
@@ -76,6 +77,7 @@ def record_of(
         rulings={**figures.rulings, **decided},
         remarks=_remarks(measurement),
     )
+    return with_costs(record, suite.hourly, gpus=gpus)
 
 
 def record_of_lost(level: Level, started_at: datetime, reason: str, cause: Cause | None) -> BatchRecord:

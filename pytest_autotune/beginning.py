@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.modelling import modelled
+from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import restate
 from pytest_autotune.seeding import best_earlier, distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
@@ -88,9 +89,10 @@ def _completed(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
 
     Goodput and verdicts by a sequential test depend on the limits, so those that are stored are another suite's.
     """
+    trial = priced(trial, suite.hourly)
     if trial.status is Status.INFEASIBLE:
         return trial
     needed = {suite.objective.metric, *(limit.metric for limit in suite.slo)}
     lacking = any(batch.status == "measured" and not needed <= batch.metrics.keys() for batch in trial.batches)
     anew = lacking or suite.confidence is not None or any(metric.startswith("goodput") for metric in needed)
-    return restate(trial, suite, store) if anew else trial
+    return priced(restate(trial, suite, store), suite.hourly) if anew else trial

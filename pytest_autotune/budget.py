@@ -49,7 +49,7 @@ def cost_of(trials: Sequence[TrialRecord], now: datetime) -> Cost:
         spans[trial.run_id] = min(first, trial.started_at), max(last, end)
         gpu_time_s += max(0.0, (end - trial.started_at).total_seconds()) * max(trial.gpus, 1)
     return Cost(
-        deployments=sum(bool(trial.server_log) for trial in trials),
+        deployments=sum(trial.launched for trial in trials),
         gpu_time_s=gpu_time_s,
         time_s=sum(max(0.0, (last - first).total_seconds()) for first, last in spans.values()),
     )

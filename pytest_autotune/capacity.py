@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.metrics import LATENCIES, RATES
+from pytest_autotune.metrics import COSTS, LATENCIES, PER_GPU, RATES
 from pytest_autotune.samples import Level
 from pytest_autotune.slo import Status
 
@@ -96,9 +96,19 @@ def next_probe(search: LoadSearch, probes: Sequence[Probe], incumbent: Incumbent
 
 
 def brings_more_with_load(objective: Objective) -> bool:
-    """Say whether a larger load brings more of what is wanted, as it does of every throughput but goodput."""
-    family = objective.metric.removesuffix("_per_gpu")
+    """Say whether a larger load brings more of what is wanted, as it does of every throughput but goodput.
+
+    A cost is the price of a GPU by a throughput: it falls as that rises.
+    """
+    if objective.metric in COSTS:
+        return objective.direction == "minimize"
+    family = objective.metric.removesuffix(PER_GPU)
     return objective.direction == "maximize" and family in RATES and family != "goodput"
+
+
+def per_gpu(objective: Objective) -> bool:
+    """Say whether the objective counts what each GPU of a server brings, or costs, and not the whole server."""
+    return objective.metric.endswith(PER_GPU) or objective.metric in COSTS
 
 
 def dominated(level: Level, batches: Sequence[JudgedBatch], objective: Objective) -> str:
@@ -115,7 +125,8 @@ def dominated(level: Level, batches: Sequence[JudgedBatch], objective: Objective
         if batch.level < level and (batch.record.oversaturated or _misses_a_latency(batch)):
             return f"{batch.level} violates already: {batch.verdict.reason}"
         if level < batch.level and batch.compliant and brings_more_with_load(objective):
-            return f"{batch.level} complies, and less load brings less"
+            less = "costs more" if objective.metric in COSTS else "brings less"
+            return f"{batch.level} complies, and less load {less}"
     return ""
 
 

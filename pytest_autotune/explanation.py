@@ -79,7 +79,7 @@ def explain_best(selection: Selection, conditional: Collection[str] = ()) -> Exp
         return None
     finished = [judged for judged in selection.ranking if judged.trial.state == "finished"]
     steps = _steps(selection.best, finished, conditional)
-    return Explanation(importances(finished, conditional), _binding(selection.best), steps)
+    return Explanation(importances(finished, conditional), what_binds(selection.best), steps)
 
 
 def importances(trials: Sequence[JudgedTrial], conditional: Collection[str] = ()) -> tuple[Importance, ...]:
@@ -99,15 +99,8 @@ def importances(trials: Sequence[JudgedTrial], conditional: Collection[str] = ()
     return tuple(sorted(found, key=lambda one: (-one.share, one.parameter)))
 
 
-def step_words(step: Step) -> tuple[str, str, str]:
-    """Return a step as parameter, values and what came of it: ``("tp", "2 -> 4", "-12 %")``."""
-    values = f"{_words(step.best)} -> {_words(step.other)}"
-    if step.brings:
-        values += f" with {settings(step.brings)}"
-    return step.parameter, values, step.outcome if step.difference is None else change(step.difference)
-
-
-def _binding(best: JudgedTrial) -> str:
+def what_binds(best: JudgedTrial) -> str:
+    """Say in a sentence what keeps a configuration from a higher load than the one that it scored at."""
     higher = sorted(
         (batch for batch in best.batches if best.level is not None and batch.level > best.level),
         key=lambda batch: batch.level,
@@ -118,6 +111,14 @@ def _binding(best: JudgedTrial) -> str:
     if higher:
         return f"nothing: {higher[-1].level.words} complies too, and brings no more"
     return "nothing: it complies at the highest load level that was measured, and a higher one may bring more"
+
+
+def step_words(step: Step) -> tuple[str, str, str]:
+    """Return a step as parameter, values and what came of it: ``("tp", "2 -> 4", "-12 %")``."""
+    values = f"{_words(step.best)} -> {_words(step.other)}"
+    if step.brings:
+        values += f" with {settings(step.brings)}"
+    return step.parameter, values, step.outcome if step.difference is None else change(step.difference)
 
 
 def _steps(best: JudgedTrial, trials: Iterable[JudgedTrial], conditional: Collection[str]) -> tuple[Step, ...]:

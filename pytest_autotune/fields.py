@@ -191,7 +191,8 @@ def _read_any_text(value: Any) -> str:
     return value
 
 
-def _read_suite_name(value: Any) -> str:
+def read_suite_name(value: Any) -> str:
+    """Return a name that can also be that of a file."""
     if not re.fullmatch(SUITE_NAME, _read_text(value)):
         raise ValueError(
             f"{show(value)} cannot name files; use letters, digits, '-', '_' and '.', beginning with a letter or digit"
@@ -242,7 +243,7 @@ _DURATION = {"type": "string", "pattern": units.DURATION}
 
 Text = Annotated[str, as_written(_read_text), WithJsonSchema({"type": "string", "minLength": 1})]
 AnyText = Annotated[str, as_written(_read_any_text)]
-SuiteName = Annotated[str, as_written(_read_suite_name), WithJsonSchema({"type": "string", "pattern": SUITE_NAME})]
+SuiteName = Annotated[str, as_written(read_suite_name), WithJsonSchema({"type": "string", "pattern": SUITE_NAME})]
 Identifier = Annotated[str, as_written(_read_identifier), WithJsonSchema({"type": "string", "pattern": IDENTIFIER})]
 Url = Annotated[str, as_written(read_url), WithJsonSchema({"type": "string", "pattern": r"^(https?://[^/]|\$\{)"})]
 Flag = Annotated[bool, as_written(read_flag)]

@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from pytest_autotune.metrics import PER_GPU, RATES, SHARES, TIMES
+from pytest_autotune.metrics import COSTS, PER_GPU, RATES, SHARES, TIMES
 
 if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
@@ -53,6 +53,8 @@ def unit(metric: str) -> str:
         return "ms"
     if family in SHARES:
         return "%"
+    if family in COSTS:
+        return "per Mtok"
     base = family.removesuffix(PER_GPU)
     return _RATE_UNITS.get(base, "") + ("/GPU" if base in _RATE_UNITS and base != family else "")
 
@@ -65,6 +67,8 @@ def amount(metric: str, value: float) -> str:
             return f"{milliseconds:.0f}" if abs(milliseconds) >= 100 else f"{milliseconds:.2f}"
         case "%":
             return _trimmed(value * 100, 3)
+        case "per Mtok":
+            return _trimmed(value, 4)
         case "":
             return f"{value:.6g}"
         case _:
@@ -80,7 +84,8 @@ def quantity(metric: str, value: float, *, digits: int = 3) -> str:
         return f"{_trimmed(value * 100, digits)} %"
     if not metric_unit:
         return f"{value:.{max(6, digits)}g}"
-    return f"{_rate(value, digits)} {metric_unit}"
+    number = _trimmed(value, digits + 1) if metric_unit == "per Mtok" else _rate(value, digits)
+    return f"{number} {metric_unit}"
 
 
 def quantities(metric: str, first: float, second: float) -> tuple[str, str]:

@@ -20,17 +20,21 @@ RATES = (  # per second, each also with the suffix _per_gpu
     "goodput",
 )
 PER_GPU = "_per_gpu"
+COSTS = {  # in the currency of the suite's price, each by the rate that it is divided by
+    "cost_per_million_output_tokens": "output_throughput",
+    "cost_per_million_tokens": "total_throughput",
+}
 SHARES = ("error_rate", "delivered")
 COUNTS = ("requests", "failed")
 
 _PERCENTILE = re.compile(r"p(100|[1-9]?[0-9](?:\.[0-9]*[1-9])?)")  # one spelling for each: p99, not p99.0 or p099
-_PLAIN = (*RATES, *(rate + PER_GPU for rate in RATES), *SHARES, *COUNTS)
+_PLAIN = (*RATES, *(rate + PER_GPU for rate in RATES), *COSTS, *SHARES, *COUNTS)
 
 
 def parse_metric(name: str) -> tuple[str, str | None]:
     """Split ``ttft.p90`` into its family and statistic; raise `ValueError` naming what is allowed and the nearest.
 
-    Any percentile from ``p0`` to ``p100`` is a statistic of a time (``p97``, ``p99.95``). Rates, shares
+    Any percentile from ``p0`` to ``p100`` is a statistic of a time (``p97``, ``p99.95``). Rates, costs, shares
     and counts have none: ``goodput_per_gpu`` gives ``("goodput_per_gpu", None)``.
     """
     family, dot, statistic = name.partition(".")
@@ -43,12 +47,19 @@ def parse_metric(name: str) -> tuple[str, str | None]:
     raise ValueError(f"{name!r} is not a metric{_nearest(name)} (allowed: {_allowed()})")
 
 
+def is_extra(name: str) -> bool:
+    """Say whether a batch has a metric only when it is asked for: a percentile beyond the usual ones."""
+    family, _, statistic = name.partition(".")
+    return family in TIMES and statistic not in STATISTICS
+
+
 def _allowed() -> str:
     statistics = ", ".join(s for s in STATISTICS if not s.startswith("p"))
     return (
         f"{', '.join(LATENCIES)} with one of {statistics}, p0 ... p100, as in ttft.p90; "
         f"{', '.join(FURTHER_TIMES)} likewise; {' and '.join(f'{IN_FLIGHT}.{s}' for s in IN_FLIGHT_STATISTICS)}; "
-        f"{', '.join(RATES)}, each also with {PER_GPU}; {', '.join((*SHARES, *COUNTS))}"
+        f"{', '.join(RATES)}, each also with {PER_GPU}; {', '.join(COSTS)}; "
+        f"{', '.join((*SHARES, *COUNTS))}"
     )
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pytest_autotune import units
 from pytest_autotune.constraints import Constraint
-from pytest_autotune.fields import SETTING, read_flag, read_mapping, read_setting_name
+from pytest_autotune.fields import (
+    SETTING,
+    SUITE_NAME,
+    read_flag,
+    read_mapping,
+    read_setting_name,
+    read_suite_name,
+)
 from pytest_autotune.metrics import (
+    COSTS,
     IN_FLIGHT,
     IN_FLIGHT_STATISTICS,
     PER_GPU,
@@ -20,12 +29,18 @@ from pytest_autotune.metrics import (
     parse_metric,
 )
 from pytest_autotune.problems import Collector
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import Limit, Tier
 from pytest_autotune.space import Choice, Float, Forbidden, Integer, Parameter, Value, canonical
 from pytest_autotune.spelling import nearest, show
 
 MOST_LEVELS = 10_000  # of one `grid:`
 
+CURRENCY = r"^[^\s\x00-\x1f\x7f-\x9f]{1,12}$"
+
+OWN_TIER = "slo"  # what the limits that decide are called beside those of the tiers
+
+_OF_ALL_TIERS = ("steepness", "confidence")
+_PRICE_KEYS = ("per_gpu_hour", "currency")
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
@@ -168,6 +183,23 @@ def read_limits(value: Any) -> Limits:
     return Limits(tuple(limits), steepness, confidence)
 
 
+def read_tiers(value: Any) -> tuple[Tier, ...]:
+    """Read `tiers:`, a name and limits for each; `steepness` and `confidence` are those of `slo:`."""
+    collector = Collector()
+    tiers = []
+    for name, written in read_mapping(value).items():
+        collector.read((name,), read_suite_name, name)
+        if name == OWN_TIER:
+            collector.note((name,), "is what slo: is called among the tiers; choose another name")
+        read = collector.read((name,), read_limits, written)
+        for key in _OF_ALL_TIERS:
+            if read is not None and key in written:
+                collector.note((name, key), "counts for every tier; write it in slo:")
+        tiers.append(Tier(name, () if read is None else read.limits))
+    collector.finish()
+    return tuple(tiers)
+
+
 def _read_confidence(value: Any) -> float:
     confidence = units.percentage(value)
     if not 0.5 <= confidence <= 0.9999:
@@ -212,7 +244,9 @@ def _read_bound(family: str, value: Any) -> float:
     if family == "failed":
         return units.count(value)
     if isinstance(value, str):
-        raise ValueError(f"{show(value)} is not a number; rates are numbers per second without a unit, e.g. 100")
+        kind = "costs are numbers in the currency of the price" if family in COSTS else "rates are numbers per second"
+        example = "0.5" if family in COSTS else "100"
+        raise ValueError(f"{show(value)} is not a number; {kind} without a unit, e.g. {example}")
     return _read_above_zero(value)
 
 
@@ -225,6 +259,33 @@ def _read_above_zero(value: Any) -> float:
     if number <= 0:
         raise ValueError(f"{show(value)} is not above 0")
     return number
+
+
+def read_price(value: Any) -> tuple[float, str]:
+    """Read `price:`, a number or a mapping; return the price of one GPU for one hour, and its currency or nothing."""
+    if not isinstance(value, Mapping):
+        return _read_amount(value), ""
+    read_mapping(value, keys=_PRICE_KEYS)
+    if "per_gpu_hour" not in value:
+        raise ValueError("missing key 'per_gpu_hour': what one GPU costs for one hour, e.g. {per_gpu_hour: 2.50}")
+    collector = Collector()
+    price = collector.read(("per_gpu_hour",), _read_amount, value["per_gpu_hour"])
+    currency = collector.read(("currency",), _read_currency, value["currency"]) if "currency" in value else ""
+    collector.finish()
+    return price, currency
+
+
+def _read_amount(value: Any) -> float:
+    if isinstance(value, str):
+        hint = "write a number, and its currency as {per_gpu_hour: 2.50, currency: USD}"
+        raise ValueError(f"{show(value)} is not a number; {hint}")
+    return _read_above_zero(value)
+
+
+def _read_currency(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(CURRENCY, value):
+        raise ValueError(f"{show(value)} is not a currency; write a word of at most 12 characters, e.g. USD")
+    return value
 
 
 def read_objectives(value: Any, *, also: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
@@ -380,6 +441,15 @@ FORBIDDEN_SCHEMA: dict[str, Any] = {
     "type": "array",
     "items": {"type": "object", "minProperties": 1, "propertyNames": {"pattern": SETTING}},
 }
+_LIMITS: dict[str, Any] = {
+    "failed": _COUNT_SCHEMA,
+    **dict.fromkeys(COSTS, _RATE_SCHEMA),
+    **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
+    **dict.fromkeys(SHARES, _SHARE_SCHEMA),
+    **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
+    **{f"{family}.{statistic}": _LATENCY_SCHEMA for family in TIMES for statistic in STATISTICS},
+}
+_FURTHER_LIMITS = {rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA}
 SLO_SCHEMA: dict[str, Any] = _object(
     {
         "steepness": {
@@ -392,14 +462,34 @@ SLO_SCHEMA: dict[str, Any] = _object(
             "type": ["string", "number"],
             "description": "Decide limits on percentiles by a sequential test: batches are as long as it takes.",
         },
-        "failed": _COUNT_SCHEMA,
-        **dict.fromkeys(sorted(_floors()), _RATE_SCHEMA),
-        **dict.fromkeys(SHARES, _SHARE_SCHEMA),
-        **{f"{IN_FLIGHT}.{statistic}": _RATE_SCHEMA for statistic in IN_FLIGHT_STATISTICS},
-        **{f"{family}.{statistic}": _LATENCY_SCHEMA for family in TIMES for statistic in STATISTICS},
+        **_LIMITS,
     },
-    patternProperties={rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA},
+    patternProperties=_FURTHER_LIMITS,
 )
+TIERS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": {"pattern": SUITE_NAME, "not": {"const": OWN_TIER}},
+    "additionalProperties": {"$ref": "#/$defs/TierLimits"},
+}
+DEFINITIONS["TierLimits"] = _object(_LIMITS, patternProperties=_FURTHER_LIMITS)
+_PRICE = {"type": "number", "exclusiveMinimum": 0}
+PRICE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        _PRICE,
+        _object(
+            {
+                "per_gpu_hour": {**_PRICE, "description": "What one GPU costs for one hour.", "examples": [2.5]},
+                "currency": {
+                    "type": "string",
+                    "pattern": r"^\S{1,12}$",
+                    "description": "What the price is in; names the costs in reports.",
+                    "examples": ["USD"],
+                },
+            },
+            required=["per_gpu_hour"],
+        ),
+    ]
+}
 _OBJECTIVE = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
 OBJECTIVE_SCHEMA: dict[str, Any] = {
     "anyOf": [_OBJECTIVE, {"type": "array", "items": _OBJECTIVE, "minItems": 1, "uniqueItems": True}]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from statistics import fmean
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
     First = tuple[Configuration, ...]  # what a search begins with, in order
-    Choose = Callable[[tuple[TrialRecord, ...], First], Configuration]
+    Bars = Callable[[Configuration], bool]  # says of a configuration that it need not be tried
+    Choose = Callable[[tuple[TrialRecord, ...], Bars, First], Configuration]
 
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
@@ -87,12 +89,17 @@ def _first(suite: Suite, engine: Engine, installed: Installed) -> First:
         return None if flag is None else flag.default
 
     gpus = _gpus_known(suite, installed) if parallel else None
+
+    def viable(configuration: Configuration) -> bool:
+        enough = gpus is None or engine.gpus(suite, configuration) <= gpus
+        return enough and engine.refuses(suite, configuration) is None
+
     degrees = at_each_degree(
         space,
         fixed,
         parallel=parallel,
         default=default,
-        viable=lambda configuration: gpus is None or engine.gpus(suite, configuration) <= gpus,
+        viable=viable,
     )
     return distinct([{}], seeds, degrees)
 
@@ -163,7 +170,8 @@ def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
     budget = suite.search.budget
     if budget == Budget():
         return ""
-    finished = sorted((trial for trial in _of_search(history) if trial.state == "finished"), key=_ended)
+    tried = (trial for trial in _of_search(history) if trial.state == "finished" and trial.launched)
+    finished = sorted(tried, key=_ended)
     judged = (
         judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in finished
     )
@@ -197,7 +205,7 @@ def _levels_of_grid(plan: Plan) -> int:
 
 
 def _choose_confirmed(
-    suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...], _first: First
+    suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...], _bars: Bars, _first: First
 ) -> Configuration:
     """Pick what is measured again, from what the search has finished by now."""
     judged = (
@@ -223,19 +231,21 @@ def _ended(trial: TrialRecord) -> tuple[datetime, int]:
 def _within_budget(suite: Suite, choose: Choose) -> Choose:
     """Return `choose`, which raises `SearchEnded` once the search has ended."""
 
-    def chosen(history: tuple[TrialRecord, ...], first: First) -> Configuration:
+    def chosen(history: tuple[TrialRecord, ...], bars: Bars, first: First) -> Configuration:
         if reason := how_it_ended(suite, history):
             raise SearchEnded(f"the search has ended: {reason}")
-        return choose(history, first)
+        return choose(history, bars, first)
 
     return chosen
 
 
 def _given(configuration: Configuration) -> Choose:
-    return lambda _history, _first: configuration
+    return lambda _history, _bars, _first: configuration
 
 
-def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...], first: First) -> Configuration:
+def _choose_searched(
+    suite: Suite, index: int, history: tuple[TrialRecord, ...], bars: Bars, first: First
+) -> Configuration:
     """Pick the configuration of a numbered slot: what the search begins with comes first, in its order.
 
     Which slot gets which of it follows from `first` and from what other slots have, never from whether they
@@ -247,7 +257,7 @@ def _choose_searched(suite: Suite, index: int, history: tuple[TrialRecord, ...],
     if configuration is not None:
         return configuration
     return suggest(
-        suite.space,
+        replace(suite.space, bars=bars),
         (
             *(observe(trial, suite) for trial in searched),
             *(Observation(configuration=each, state="running") for each in left(first, taken)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.capacity import Found, Incumbent, Probe, brings_more_with_load, next_probe
+from pytest_autotune.capacity import Found, Incumbent, Probe, brings_more_with_load, next_probe, per_gpu
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, DeployError
 from pytest_autotune.selection import judge_trial, select
@@ -104,7 +104,7 @@ def _incumbent(trial: LiveTrial) -> Incumbent | None:
     if best is None or best.capacity is None or plan.suite.load.searched is None:
         return None
     load = best.capacity.value
-    if suite.objective.metric.endswith("_per_gpu") and best.trial.gpus:
+    if per_gpu(suite.objective) and best.trial.gpus:
         load *= trial.gpus / best.trial.gpus
     rejects = brings_more_with_load(suite.objective) and not confirms(trial.slot.name)
     return Incumbent(load, best.rank_value if rejects else None)

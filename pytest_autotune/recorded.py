@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.slo import Status, request_limits
 from pytest_autotune.statistics import summarise
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.records import BatchRecord, Interval, TrialRecord
     from pytest_autotune.samples import Sample
-    from pytest_autotune.slo import Ruling
+    from pytest_autotune.slo import Ruling, Tier
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
 
@@ -69,6 +70,39 @@ def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
     Goodput and unusual percentiles depend on the suite's limits, which may have changed since.
     """
     return replace(trial, batches=tuple(_restated(batch, trial, suite, store) for batch in trial.batches))
+
+
+def under(tier: Tier, trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
+    """Return a recorded trial as the limits of a tier see it: its goodput counts them, and its rulings are on them.
+
+    Both are computed from the stored requests, which are read only where something depends on them.
+    """
+    named = {*(objective.metric for objective in suite.objectives), *(limit.metric for limit in tier.limits)}
+    if suite.confidence is None and not any(name.removesuffix(PER_GPU) == "goodput" for name in named):
+        return trial
+    return replace(trial, batches=tuple(_under(tier, batch, trial, suite, store) for batch in trial.batches))
+
+
+def _under(tier: Tier, batch: BatchRecord, trial: TrialRecord, suite: Suite, store: Store) -> BatchRecord:
+    if batch.status != "measured":
+        return batch
+    import numpy as np
+
+    from pytest_autotune.columns import amounts
+    from pytest_autotune.sequential import rule
+
+    samples = store.samples(trial.id, batch.level)
+    metrics, rulings = dict(batch.metrics), {}
+    if "goodput" in metrics:
+        good = amounts(samples, np.array([0.0, batch.window_s]), request_limits(tier.limits))["goodput"]
+        metrics["goodput"] = float(good[0]) / batch.window_s
+        metrics["goodput" + PER_GPU] = metrics["goodput"] / max(trial.gpus, 1)
+    if suite.confidence is not None:
+        # What was decided of the same limit while the batch ran stands.
+        shared = {limit.metric for limit in tier.limits if limit in suite.slo}
+        decided = {metric: ruling for metric, ruling in batch.rulings.items() if metric in shared}
+        rulings = {**rule(samples, batch.window_s, tier.limits, suite.confidence), **decided}
+    return replace(batch, metrics=metrics, rulings=rulings)
 
 
 def _restated(batch: BatchRecord, trial: TrialRecord, suite: Suite, store: Store) -> BatchRecord:

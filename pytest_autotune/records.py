@@ -71,6 +71,23 @@ class TrialRecord:
     url: str = ""  # where the server listened
     model_name: str = ""  # the name it answered to
 
+    @property
+    def launched(self) -> bool:
+        """Whether a server was launched for it, ready or not; else it was settled by what was known before."""
+        return bool(self.server_log)
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """One launch of a server as stored: it became ready, or ran out of memory before."""
+
+    run_id: str
+    document: Mapping[str, Any]  # of the suite, as that run had it
+    configuration: Configuration
+    started_at: datetime
+    ready: bool
+    reason: str = ""  # what it said when it ran out of memory
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

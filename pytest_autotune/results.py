@@ -18,19 +18,23 @@ from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.load.plan import secrets_of
 from pytest_autotune.plan import grid_cost, how_it_ended
+from pytest_autotune.recorded import under
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
-from pytest_autotune.reporting.report import SuiteReport
+from pytest_autotune.reporting.report import SuiteReport, TierReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.tiers import TierOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
-    from pytest_autotune.selection import JudgedTrial
+    from pytest_autotune.selection import JudgedTrial, Selection
+    from pytest_autotune.slo import Limit, Tier
+    from pytest_autotune.suite import Suite
     from pytest_autotune.trial import Plan
 
 
@@ -83,12 +87,11 @@ def _not_concluded(error: Exception) -> Gate:
     return Gate((Rule("conclusion", False, f"The results could not be concluded: {error}. {remedy}"),))
 
 
-def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
-    """Judge one recorded trial by the suite as it stands now."""
-    suite = plan.suite
+def _judge(run: Run, suite: Suite, trial: TrialRecord, limits: Sequence[Limit]) -> JudgedTrial:
+    """Judge one recorded trial by the suite as it stands now, and by its limits or those of a tier."""
     return judge_trial(
-        run.restated(plan, trial),
-        limits=suite.slo,
+        trial,
+        limits=limits,
         objective=suite.objective,
         steepness=suite.steepness,
         score=partial(run.score, suite),
@@ -97,7 +100,8 @@ def _judge(run: Run, plan: Plan, trial: TrialRecord) -> JudgedTrial:
 
 def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteReport:
     suite = plan.suite
-    selection = select(_judge(run, plan, trial) for trial in history)
+    restated = tuple(run.restated(plan, trial) for trial in history)
+    selection = select(_judge(run, suite, trial, suite.slo) for trial in restated)
     environment = run.environment
     now = utc_now()
     best = selection.best
@@ -122,8 +126,22 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
         commit=str(environment.get("git", {}).get("revision", "")),
         ended=ended,
         spent=cost_of(history, now),
+        tiers=tuple(_tier(run, suite, tier, restated, selection) for tier in suite.tiers),
         everything=None if _partial(plan, history, ended) else grid_cost(plan, history),
     )
+
+
+def _tier(run: Run, suite: Suite, tier: Tier, trials: Sequence[TrialRecord], own: Selection) -> TierReport:
+    """Select the best for a tier from what was measured; `own` is what the suite's own limits select."""
+    selection = own
+    if set(tier.limits) != set(suite.slo):
+        seen = (under(tier, trial, suite, run.store) for trial in trials)
+        # What was measured again was the best by the suite's own limits, which may not be the best here.
+        selection = select((_judge(run, suite, trial, tier.limits) for trial in seen), confirmed_first=False)
+    chosen = suite.load.searched is not None or suite.load.skip is not None
+    best = selection.best
+    outcome = TierOutcome(tier, selection, loads_for_slo=chosen)
+    return TierReport(outcome, None if best is None else _address(best.trial))
 
 
 def _finished(plan: Plan, history: Sequence[TrialRecord]) -> int:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.metrics import is_extra
 from pytest_autotune.progress import Standing
 from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine
+    from pytest_autotune.feasibility import Feasibility
     from pytest_autotune.load.generator import LoadGenerator, Progress
     from pytest_autotune.progress import Reporter
     from pytest_autotune.records import TrialRecord
@@ -160,12 +162,11 @@ class Run:
     def bench(self, plan: Plan) -> Bench:
         """Return what a trial of `plan` works with, and note that this run covers the suite."""
         from pytest_autotune.beginning import FIRST, begins_with
-        from pytest_autotune.hardware import fingerprint
+        from pytest_autotune.feasibility import conditions
         from pytest_autotune.trial import Bench
 
         document = plan.suite.document() | {"path": str(plan.suite.path), FIRST: self.first(plan)}
-        if plan.suite.deploy == "local":
-            document["hardware"] = fingerprint()
+        document |= conditions(plan.suite, version=plan.installed.version)
         noted = self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
         return Bench(
             store=self.store,
@@ -177,6 +178,7 @@ class Run:
             deployer=self._deployer(plan.suite),
             generator=self._generator(plan.suite),
             first=begins_with(plan, noted),
+            feasibility=self._feasibility(plan, document),
             announce=self.announce,
             restated=self.restated,
             finished=lambda trial: self._finished(plan, trial),
@@ -203,16 +205,29 @@ class Run:
                 self._firsts[plan.nodeid] = begun.get(FIRST, {})
         return self._firsts[plan.nodeid]
 
+    def _feasibility(self, plan: Plan, document: Mapping[str, Any]) -> Feasibility:
+        """Return what is known of the plan's configurations now; asked to measure everything again, no measurement."""
+        from pytest_autotune.feasibility import Feasibility, known_out_of_memory
+
+        flags, knobs = plan.installed.flags, plan.engine.memory_knobs
+        starts = () if self.settings.fresh or self.settings.rejudge else self.store.starts()
+        known = known_out_of_memory(starts, document, knobs=knobs, flags=flags)
+        return Feasibility(plan.suite, plan.engine, document["fixed"], flags, known)
+
     def restated(self, plan: Plan, trial: TrialRecord) -> TrialRecord:
-        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""
+        """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then.
+
+        Its costs are those of the price of today.
+        """
+        from pytest_autotune.pricing import priced
         from pytest_autotune.recorded import restate
 
         if trial.run_id not in self._needed:
             suites = self.store.suites_of_run(trial.run_id)
             self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
-        if self._needed[trial.run_id].get(plan.study) == _needed(plan.suite.document()):
-            return trial
-        return restate(trial, plan.suite, self.store)
+        if self._needed[trial.run_id].get(plan.study) != _needed(plan.suite.document()):
+            trial = restate(trial, plan.suite, self.store)
+        return priced(trial, plan.suite.hourly)
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
@@ -283,8 +298,13 @@ class Run:
 
 
 def _needed(document: Mapping[str, Any]) -> list[object]:
-    """Return the parts of a suite's document that metrics are computed for."""
-    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence")]
+    """Return the parts of a suite's document that metrics are computed for.
+
+    Of the tiers that is only what a batch does not have anyway: their bounds are held against it when it is read.
+    """
+    limits = (limit for limits in document.get("tiers", {}).values() for limit in limits)
+    extra = sorted({limit["metric"] for limit in limits if is_extra(limit["metric"])})
+    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence"), extra]
 
 
 class UtcFormatter(logging.Formatter):

@@ -203,7 +203,7 @@ def slo_lines(judged: JudgedTrial) -> list[str]:
     return lines
 
 
-def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
+def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE, confirmed_first: bool = True) -> Selection:
     """Choose the best compliant trial and rank them all; the order of `trials` does not matter.
 
     Compliance comes first, the objective second, and they are never mixed. All trials within
@@ -211,12 +211,13 @@ def select(trials: Iterable[JudgedTrial], *, noise: float = NOISE) -> Selection:
     fewer GPUs, then the earlier trial. Measuring from the highest value, and not from neighbour
     to neighbour, keeps a chain of small steps from selecting something clearly worse.
 
-    A configuration that was measured again counts by its worst trial, and before those that were not.
+    A configuration that was measured again counts by its worst trial, and before those that were not unless
+    `confirmed_first` is false: where others were measured again than would have been the best here.
     """
     everything = sorted(merge_repeats(trials, rank=_rank), key=_rank)
     eligible = [judged for judged in everything if judged.eligible]
     # What was measured once owes its place to luck as well: it comes after what was confirmed.
-    confirmed = [judged for judged in eligible if judged.repeats]
+    confirmed = [judged for judged in eligible if judged.repeats and confirmed_first]
     once = [judged for judged in eligible if not judged.repeats] if confirmed else []
     eligible = confirmed or eligible
     others = [judged for judged in everything if not judged.eligible]

@@ -45,6 +45,14 @@ ERROR_RATE = Limit("error_rate", 0.01)  # holds unless another limit on it is gi
 DELIVERED = Limit("delivered", 0.98, floor=True)  # of a load by the clock: with less, it is another load than it says
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A further set of limits, for one kind of use, that what was measured is held against."""
+
+    name: str
+    limits: tuple[Limit, ...]
+
+
 class Status(StrEnum):
     """Verdict of a batch or a trial."""
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -118,6 +118,8 @@ class Space:
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...] = ()
     forbidden: tuple[Forbidden, ...] = ()
+    # What need not be tried by what was learnt since; the space stays the same one.
+    bars: Callable[[Configuration], bool] | None = field(default=None, repr=False, compare=False)
     _ordered: tuple[Parameter, ...] = field(init=False, compare=False, repr=False)  # after what their conditions name
 
     def __post_init__(self) -> None:
@@ -177,16 +179,16 @@ class Space:
                 yield configuration
 
     def allows(self, configuration: Configuration, fixed: Mapping[str, Value]) -> bool:
-        """Say whether every constraint holds and nothing is forbidden; raises `ValueError` as `Constraint.holds` does.
+        """Say whether every constraint holds and nothing forbids or bars it; raises `ValueError` as a constraint does.
 
         What names a parameter that the configuration lacks holds.
         """
-        if not self.constraints and not self.forbidden:
-            return True
-        values = {**fixed, **configuration}
-        return all(constraint.holds(values) for constraint in self.constraints) and all(
-            forbidden.holds(values) for forbidden in self.forbidden
-        )
+        rules: tuple[Constraint | Forbidden, ...] = (*self.constraints, *self.forbidden)
+        if rules:
+            values = {**fixed, **configuration}
+            if not all(rule.holds(values) for rule in rules):
+                return False
+        return self.bars is None or not self.bars(configuration)
 
     def fitted(self, configuration: Configuration, fixed: Mapping[str, Value]) -> Configuration:
         """Return a configuration, or a part of one, as the space writes it: 2.0 of a whole number as 2, in its order.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from sqlalchemy import func, insert, select, update
 
 from pytest_autotune.database import Database
+from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import StoreError
 from pytest_autotune.masking import mask, mask_argv, mask_text
-from pytest_autotune.records import BatchRecord, Note, RunRecord, SuiteRecord, TrialRecord, utc_now
+from pytest_autotune.records import BatchRecord, Note, RunRecord, StartRecord, SuiteRecord, TrialRecord, utc_now
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Ruling, Status
@@ -331,6 +332,34 @@ class Store:
             return None
         document: Mapping[str, Any] = {} if row is None else row.document
         return document
+
+    def starts(self) -> tuple[StartRecord, ...]:
+        """Return the launches of all runs that ran out of memory, with those that became ready, in order.
+
+        Nothing when none ran out of memory. A trial that was settled without a launch is none.
+        """
+        of_memory = (trials.c.state == "finished") & (trials.c.cause == str(CauseKind.OUT_OF_MEMORY))
+        out_of_memory = of_memory & trials.c.deploy_s.is_(None) & (trials.c.server_log != "")
+        told = out_of_memory | trials.c.deploy_s.is_not(None)
+        columns = ("run_id", "study", "configuration", "started_at", "deploy_s", "reason")
+        with self._database.read() as connection:
+            if connection.execute(select(trials.c.id).where(out_of_memory).limit(1)).first() is None:
+                return ()
+            rows = connection.execute(select(*(trials.c[name] for name in columns)).where(told).order_by(trials.c.id))
+            launched = rows.all()
+            of_runs = select(suites).where(suites.c.run_id.in_(select(trials.c.run_id).where(told)))
+            documents = {(row.run_id, row.study): row.document for row in connection.execute(of_runs)}
+        return tuple(
+            StartRecord(
+                run_id=row.run_id,
+                document=documents.get((row.run_id, row.study), {}),
+                configuration=row.configuration,
+                started_at=row.started_at,
+                ready=row.deploy_s is not None,
+                reason=row.reason,
+            )
+            for row in launched
+        )
 
     def _lives(self, trial: Row[Any]) -> bool:
         alive = None if self._alive is None else self._alive(trial.owner)

@@ -32,7 +32,7 @@ from pytest_autotune.fields import (
 from pytest_autotune.load.plan import fingerprints_of
 from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.suite_load import LoadBlock
 
@@ -138,6 +138,16 @@ class TimeoutsBlock(Block):
         return self.batch_s or (planned_s + 30.0 if generator == "builtin" else 2 * planned_s + 300.0)
 
 
+class Price(Block):
+    """`price:` what one GPU costs for one hour."""
+
+    per_gpu_hour: float
+    currency: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (f"{self.per_gpu_hour:g}", self.currency, "per GPU and hour")))
+
+
 class Objective(Block):
     """`objective: maximize output_throughput_per_gpu`."""
 
@@ -206,10 +216,17 @@ class Suite(Plain):
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
     confidence: float | None = None  # of verdicts on percentiles; None: what was measured decides
+    tiers: tuple[InstanceOf[Tier], ...] = ()  # further limits, each with a best of its own
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
+    price: Price | None = None
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @property
+    def hourly(self) -> float | None:
+        """The price of one GPU for one hour; None when the suite has none, and so no costs."""
+        return None if self.price is None else self.price.per_gpu_hour
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -228,20 +245,26 @@ class Suite(Plain):
         # Without any parameter whose condition holds, the grid has the defaults as well.
         yield from (configuration for configuration in self.space.grid(self.fixed) if configuration or not defaults)
 
+    @property
+    def every_limit(self) -> tuple[Limit, ...]:
+        """The limits of `slo`, then those of each tier."""
+        return (*self.slo, *(limit for tier in self.tiers for limit in tier.limits))
+
     def extra_metrics(self) -> tuple[str, ...]:
         """Return the metrics with a statistic (``ttft.p90``) that limits and objective need, sorted."""
-        names = {*(objective.metric for objective in self.objectives), *(limit.metric for limit in self.slo)}
+        names = {*(objective.metric for objective in self.objectives), *(limit.metric for limit in self.every_limit)}
         return tuple(sorted(name for name in names if "." in name))
 
     def document(self) -> dict[str, Any]:
         """Return everything the suite says as JSON values in base units, with secrets masked."""
-        content = self.model_dump(mode="json", exclude={"space", "slo"})
+        content = self.model_dump(mode="json", exclude={"space", "slo", "tiers"})
         content["parameters"] = [_described(parameter) for parameter in self.space.parameters]
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
         content["forbidden"] = [
             {name: list(values) for name, values in forbidden.values.items()} for forbidden in self.space.forbidden
         ]
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
+        content["tiers"] = {tier.name: [dataclasses.asdict(limit) for limit in tier.limits] for tier in self.tiers}
         masked: dict[str, Any] = mask(content)
         masked["command"] = list(mask_argv(self.command))
         return masked
@@ -249,8 +272,8 @@ class Suite(Plain):
     def measurement_key(self) -> str:
         """Return a SHA-256 over everything that changes what is measured, and nothing else.
 
-        The files of the load count by their content. Limits, objective, search and parameters are left
-        out: with other limits the recorded numbers still hold and are only judged anew.
+        The files of the load count by their content. Limits, tiers, objective, price, search and parameters are
+        left out: with other limits the recorded numbers still hold and are only judged anew.
         """
         content = self.model_dump(
             mode="json",

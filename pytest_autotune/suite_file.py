@@ -10,13 +10,13 @@ from pydantic import Field, PlainValidator, ValidationError, ValidationInfo, Wit
 from pytest_autotune import notation
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import Block, unknown_key
-from pytest_autotune.metrics import PER_GPU
+from pytest_autotune.metrics import COSTS, PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import DELIVERED, ERROR_RATE, certified_percentile
+from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_percentile
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
-from pytest_autotune.suite import Objective, Plain, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_load import (
     ColumnsBlock,
     ConversationBlock,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
+    from pytest_autotune.problems import Where
+
 PLACEHOLDERS = ("port", "host", "model", "model_name", "python", "flags")
 
 _RESERVED = {
@@ -41,7 +43,7 @@ _RESERVED = {
     **dict.fromkeys(("model", "model_name"), "is a key of the suite itself; write it at the top level"),
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
-_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput")
+_TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput", "cost_per_million_output_tokens")
 _NEED_MODEL = ("vllm", "sim")
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
 
@@ -50,6 +52,11 @@ def _objectives(value: Any, info: ValidationInfo) -> tuple[Objective, ...]:
     metrics = info.context["metrics"] if info.context else ()
     read = notation.read_objectives(value, also=metrics)
     return tuple(Objective.model_validate({"direction": direction, "metric": metric}) for direction, metric in read)
+
+
+def _price(value: Any) -> Price:
+    per_gpu_hour, currency = notation.read_price(value)
+    return Price(per_gpu_hour=per_gpu_hour, currency=currency)
 
 
 class SuiteFile(Plain):
@@ -81,6 +88,12 @@ class SuiteFile(Plain):
         description="Limits that every batch must keep. Without error_rate, 1% is its limit; without delivered, "
         "98% is that of a load with a rate, a burst or a trace.",
     )
+    tiers: Annotated[tuple[Tier, ...], PlainValidator(notation.read_tiers), WithJsonSchema({"type": "object"})] = Field(
+        default=(),
+        description="Further sets of limits, by name. For each the best is selected from the same measurements; "
+        "slo decides what is searched, and the outcome of the run.",
+        examples=[{"interactive": {"ttft.p99": "200ms"}, "batch": {"e2e.p99": "60s"}}],
+    )
     objective: Annotated[
         tuple[Objective, ...], PlainValidator(_objectives), WithJsonSchema(notation.OBJECTIVE_SCHEMA)
     ] = Field(
@@ -88,6 +101,12 @@ class SuiteFile(Plain):
         description="What is best among the configurations that keep the limits. The first of a list selects; "
         "what no other configuration beats in all of them is the Pareto front.",
         examples=["maximize output_throughput_per_gpu", ["maximize output_throughput_per_gpu", "minimize e2e.p90"]],
+    )
+    price: Annotated[Price | None, PlainValidator(_price), WithJsonSchema(notation.PRICE_SCHEMA)] = Field(
+        default=None,
+        description="What one GPU costs for one hour: a number, or a mapping that names the currency. With it there "
+        "are costs: cost_per_million_output_tokens and cost_per_million_tokens.",
+        examples=[2.5, {"per_gpu_hour": 2.5, "currency": "USD"}],
     )
 
 
@@ -125,6 +144,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     collector = Collector()
     _check_engine(file, collector)
     _check_metrics(file, collector)
+    _check_costs(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
     _check_search(file, collector)
@@ -136,16 +156,15 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
 
 def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
     limits, steepness, confidence = file.slo
-    for implicit in (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,):
-        if not any(limit.metric == implicit.metric for limit in limits):
-            limits = (*limits, implicit)
+    limits = _with_implicit(limits, file)
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
         shared["deploy"] = "endpoint"
     objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
-    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs)}
+    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price}
+    shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)
     if steepness is not None:
         shared["steepness"] = steepness
     if file.load.max_duration_s is not None and confidence is None:
@@ -156,6 +175,19 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
         raise SuiteError(f"slo.confidence: {problem}", path=path, line=source.line(("slo", "confidence")))
     shared["confidence"] = confidence
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
+
+
+def _with_implicit(limits: tuple[Limit, ...], file: SuiteFile) -> tuple[Limit, ...]:
+    """Return limits with those that hold unless others on the same metrics are given."""
+    named = {limit.metric for limit in limits}
+    implicit = (ERROR_RATE, DELIVERED) if file.load.by_clock else (ERROR_RATE,)
+    return (*limits, *(limit for limit in implicit if limit.metric not in named))
+
+
+def _places_of_limits(file: SuiteFile) -> list[tuple[Where, str]]:
+    """Return the metric of every limit with where it stands in the file."""
+    of_tiers = [(("tiers", tier.name, limit.metric), limit.metric) for tier in file.tiers for limit in tier.limits]
+    return [*((("slo", limit.metric), limit.metric) for limit in file.slo.limits), *of_tiers]
 
 
 def _first(problems: Iterable[Problem], source: Source, path: Path) -> SuiteError:
@@ -232,11 +264,25 @@ def _check_metrics(file: SuiteFile, collector: Collector) -> None:
     if file.load.api not in ("embeddings", "rerank"):
         return
     remedy = f"api: {file.load.api} generates no tokens; use e2e, request_throughput or input_throughput"
-    for limit in file.slo.limits:
-        if _of_tokens(limit.metric):
-            collector.note(("slo", limit.metric), remedy)
+    for where, metric in _places_of_limits(file):
+        if _of_tokens(metric):
+            collector.note(where, remedy)
     if "objective" in file.model_fields_set and any(_of_tokens(objective.metric) for objective in file.objective):
         collector.note(("objective",), remedy)
+
+
+def _check_costs(file: SuiteFile, collector: Collector) -> None:
+    """Refuse limits and objectives on what tokens cost where nobody knows what a GPU does."""
+    if file.price is not None:
+        return
+    several = len(file.objective) > 1
+    objectives = [
+        (("objective", index) if several else ("objective",), objective.metric)
+        for index, objective in enumerate(file.objective)
+    ]
+    for where, metric in (*_places_of_limits(file), *objectives):
+        if metric in COSTS:
+            collector.note(where, f"{metric!r} needs the price of a GPU; add what one costs per hour, e.g. price: 2.50")
 
 
 def _of_tokens(metric: str) -> bool:

@@ -19,6 +19,7 @@ def suite_schema() -> dict[str, Any]:
     properties = schema["properties"]
     # Pydantic cannot follow references of ours, so what uses them is put in afterwards.
     properties["slo"] = {"description": properties["slo"]["description"], **notation.SLO_SCHEMA}
+    properties["tiers"] = {**properties["tiers"], **notation.TIERS_SCHEMA}
     properties["objective"]["default"] = str(Objective())
     for block in definitions.values():
         for name, field in block.get("properties", {}).items():

@@ -13,7 +13,9 @@ from pytest_autotune.batches import record_of, record_of_lost, when_resolved, wo
 from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
+from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
+from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import failure_of, worth_retrying
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
@@ -22,11 +24,12 @@ from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from pytest_autotune.deploy.server import Deployer, Server
     from pytest_autotune.engines.engine import Engine, Installed
+    from pytest_autotune.feasibility import Feasibility
     from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Sample
@@ -62,7 +65,11 @@ class Plan:
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
         names = {slot.name for slot in self.slots}
-        return tuple(trial for trial in store.history(self.study) if trial.slot in names)
+        return self.priced(trial for trial in store.history(self.study) if trial.slot in names)
+
+    def priced(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+        """Return recorded trials with their costs at the price of today."""
+        return tuple(priced(trial, self.suite.hourly) for trial in trials)
 
     @property
     def searching(self) -> tuple[Slot, ...]:
@@ -77,8 +84,10 @@ class Slot:
     name: str
     index: int  # among those that search, or that confirm
     parameters: Configuration  # of a grid, known at collection; empty for a slot that the search fills
-    # From the trials so far, and from what the search begins with.
-    choose: Callable[[tuple[TrialRecord, ...], tuple[Configuration, ...]], Configuration]
+    # From the history, what says of a configuration that it need not be tried, and what the search begins with.
+    choose: Callable[
+        [tuple[TrialRecord, ...], Callable[[Configuration], bool], tuple[Configuration, ...]], Configuration
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,7 @@ class Bench:
     deployer: Deployer
     generator: LoadGenerator
     first: tuple[Configuration, ...]  # what the search begins with: the same for all its trials
+    feasibility: Feasibility
     announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
     restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
     finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
@@ -158,7 +168,7 @@ class LiveTrial:
         if self._server is not None:
             return self._server
         if self.failure is not None:
-            raise NotRun(f"not deployed: {self.failure}")
+            raise NotRun(f"not deployed: {self.failure.reason.removeprefix(NOT_LAUNCHED)}")
         if self._bench.rejudge:
             raise NotRun(NOTHING_DEPLOYED)
         try:
@@ -237,6 +247,11 @@ class LiveTrial:
         from pytest_autotune.deploy.server import Launch
 
         plan, bench = self.plan, self._bench
+        record = partial(bench.store.record_deployment, self.record.id, gpus=self.gpus)
+        if not self.recorded and (refused := bench.feasibility.refusal(self.configuration)):
+            log.info("%s %s", self.slot.name, refused)
+            record(argv=(), effective={}, deploy_s=None, server_log="")
+            raise refused
         directory = bench.output / file_name(plan.suite.name) / file_name(self.slot.name)
         directory.mkdir(parents=True, exist_ok=True)
         launch = Launch(
@@ -247,7 +262,7 @@ class LiveTrial:
             owner=bench.owner,
             on_phase=lambda phase: bench.announce(self, phase, None),
         )
-        record = partial(bench.store.record_deployment, self.record.id, gpus=self.gpus, server_log=str(launch.log))
+        record = partial(record, server_log=str(launch.log))
         try:
             server = self._resources.enter_context(bench.deployer.deploy(launch))
         except DeployError:
@@ -414,12 +429,17 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
-        choose=lambda history: slot.choose(history, bench.first),
-        retry=worth_retrying,
+        choose=lambda history: slot.choose(plan.priced(history), bench.feasibility.bars, bench.first),
+        retry=lambda trial: worth_retrying(trial) or _may_start_now(trial, bench),
     )
     if claim.kind == "busy":
         raise NotRun(f"being measured by another process ({claim.trial.owner})")
     return claim
+
+
+def _may_start_now(trial: TrialRecord, bench: Bench) -> bool:
+    """Say whether what a server was not launched for does not stand any more."""
+    return not trial.launched and bench.feasibility.refusal(trial.configuration) is None
 
 
 def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:

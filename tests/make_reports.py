@@ -7,11 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from pytest_autotune.gate import judge_gate
-from pytest_autotune.reporting.report import SuiteReport
+from pytest_autotune.reporting.report import SuiteReport, TierReport
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.slo import Limit, Status
+from pytest_autotune.slo import Limit, Status, Tier
 from pytest_autotune.space import Space
 from pytest_autotune.suite import Objective, Suite
+from pytest_autotune.tiers import TierOutcome
 from tests.make_records import START, batch, died, trial
 
 ARGV = (
@@ -61,10 +62,14 @@ REFUSED = trial(
 INTERRUPTED = trial(5, good(1, 999.0), state="interrupted", configuration={"max-num-seqs": 32, "tp": 1})
 
 
-def report(*trials, of: Suite | None = None, **fields) -> SuiteReport:
+def selected(trials, limits, of: Suite):
+    return select(judge_trial(t, limits=limits, objective=of.objective, steepness=of.steepness) for t in trials)
+
+
+def report(*trials, of: Suite | None = None, tiers=None, **fields) -> SuiteReport:
     of = of or suite()
-    judged = [judge_trial(t, limits=of.slo, objective=of.objective, steepness=of.steepness) for t in trials]
-    selection = select(judged)
+    selection = selected(trials, of.slo, of)
+    outcomes = (TierOutcome(Tier(name, limits), selected(trials, limits, of)) for name, limits in (tiers or {}).items())
     return SuiteReport(
         **{
             "suite": of,
@@ -78,6 +83,7 @@ def report(*trials, of: Suite | None = None, **fields) -> SuiteReport:
             "elapsed_s": 600.0,
             "deployments": len(trials),
             "address": At(),
+            "tiers": tuple(TierReport(outcome, At()) for outcome in outcomes),
             "environment": {
                 "python": "3.11.9",
                 "store": "postgresql://me:hunter2@db/x",

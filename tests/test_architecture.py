@@ -16,14 +16,14 @@ LAYERS = [
     {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files", "variables"},
     {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness"},
     {"space", "constraints", "slo", "capacity"},
-    {"records", "budget", "sequential"},
+    {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_schema"},
-    {"search", "seeding", "selection", "gate", "explanation", "pareto", "confirmation"},
+    {"search", "seeding", "selection", "gate", "explanation", "pareto", "confirmation", "tiers"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "modelling", "beginning", "batches", "trial", "probing", "plan"}
+    {"recorded", "modelling", "beginning", "batches", "feasibility", "trial", "probing", "plan"}
     | {"views", "progress", "results", "run", "load_command"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},

@@ -19,7 +19,7 @@ METRICS = (
     "(allowed: ttft, tpot, itl, e2e with one of mean, std, min, max, p0 ... p100, as in ttft.p90; "
     "ttft_sent, e2e_sent, client likewise; in_flight.mean and in_flight.max; "
     "output_throughput, total_throughput, input_throughput, request_throughput, goodput, each also with _per_gpu; "
-    "error_rate, delivered, requests, failed)"
+    "cost_per_million_output_tokens, cost_per_million_tokens; error_rate, delivered, requests, failed)"
 )
 
 BROKEN = [
@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, objective",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -864,6 +864,87 @@ BROKEN = [
         HEAD + "slo: {failed: 1.5}\n",
         "chat.yaml:4: slo.failed: 1.5 is not a whole number; write a whole number of at least 0",
         id="fraction of a failure",
+    ),
+    pytest.param(
+        HEAD + "tiers: {chat: {ttft.p99: 500}}\n",
+        "chat.yaml:4: tiers.chat.ttft.p99: 500 has no unit; write '500s' or '500ms'",
+        id="limit of a tier without a unit",
+    ),
+    pytest.param(
+        HEAD + "tiers:\n  chat: {ttft.p99: 1s}\n  a/b: {ttft.p99: 1s}\n",
+        "chat.yaml:6: tiers.a/b: 'a/b' cannot name files; use letters, digits, '-', '_' and '.', beginning with a letter or digit",
+        id="tier that cannot name files",
+    ),
+    pytest.param(
+        HEAD + "tiers: {slo: {ttft.p99: 1s}}\n",
+        "chat.yaml:4: tiers.slo: is what slo: is called among the tiers; choose another name",
+        id="tier called slo",
+    ),
+    pytest.param(
+        HEAD + "tiers: [interactive]\n",
+        'chat.yaml:4: tiers: ["interactive"] is not a mapping of keys to values',
+        id="tiers as a list",
+    ),
+    pytest.param(
+        HEAD + "tiers:\n  chat:\n",
+        "chat.yaml:5: tiers.chat: has no value; remove the key or give it one",
+        id="tier without limits",
+    ),
+    pytest.param(
+        HEAD + "tiers:\n  chat:\n    ttft.p99: 1s\n    confidence: 95%\n",
+        "chat.yaml:7: tiers.chat.confidence: counts for every tier; write it in slo:",
+        id="confidence of a tier",
+    ),
+    pytest.param(
+        HEAD + "load: {api: embeddings}\ntiers: {chat: {ttft.p99: 1s}}\n",
+        "chat.yaml:5: tiers.chat.ttft.p99: api: embeddings generates no tokens; use e2e, request_throughput or input_throughput",
+        id="tier on tokens that are not generated",
+    ),
+    pytest.param(
+        HEAD + "slo:\n  cost_per_million_output_tokens: 0.5\n",
+        "chat.yaml:5: slo.cost_per_million_output_tokens: 'cost_per_million_output_tokens' needs the price of a GPU; add what one costs per hour, e.g. price: 2.50",
+        id="limit on a cost without a price",
+    ),
+    pytest.param(
+        HEAD + "tiers: {chat: {cost_per_million_tokens: 0.5}}\n",
+        "chat.yaml:4: tiers.chat.cost_per_million_tokens: 'cost_per_million_tokens' needs the price of a GPU; add what one costs per hour, e.g. price: 2.50",
+        id="tier with a cost without a price",
+    ),
+    pytest.param(
+        HEAD + "objective:\n  - maximize output_throughput\n  - minimize cost_per_million_tokens\n",
+        "chat.yaml:6: objective[1]: 'cost_per_million_tokens' needs the price of a GPU; add what one costs per hour, e.g. price: 2.50",
+        id="objective of a cost without a price",
+    ),
+    pytest.param(
+        HEAD + "price: 1\nobjective: maximize cost_per_million_tokens\n",
+        "chat.yaml:5: objective: 'maximize cost_per_million_tokens' wants a worse server (did you mean 'minimize cost_per_million_tokens'?)",
+        id="the most cost",
+    ),
+    pytest.param(
+        HEAD + "price: 1\nslo: {cost_per_million_tokens: 5 USD}\n",
+        "chat.yaml:5: slo.cost_per_million_tokens: '5 USD' is not a number; costs are numbers in the currency of the price without a unit, e.g. 0.5",
+        id="cost with a currency",
+    ),
+    pytest.param(
+        HEAD + "price: 2.50 USD\n",
+        "chat.yaml:4: price: '2.50 USD' is not a number; write a number, and its currency as {per_gpu_hour: 2.50, currency: USD}",
+        id="price with a currency",
+    ),
+    pytest.param(HEAD + "price: 0\n", "chat.yaml:4: price: 0 is not above 0", id="price of nothing"),
+    pytest.param(
+        HEAD + "price: {currency: USD}\n",
+        "chat.yaml:4: price: missing key 'per_gpu_hour': what one GPU costs for one hour, e.g. {per_gpu_hour: 2.50}",
+        id="currency without a price",
+    ),
+    pytest.param(
+        HEAD + "price:\n  per_gpu_hour: 2.50\n  currency: US Dollar\n",
+        "chat.yaml:6: price.currency: 'US Dollar' is not a currency; write a word of at most 12 characters, e.g. USD",
+        id="currency of two words",
+    ),
+    pytest.param(
+        HEAD + "price: {per_gpu_hour: 2.50, curency: USD}\n",
+        "chat.yaml:4: price.curency: unknown key (did you mean 'currency'?)",
+        id="unknown key of a price",
     ),
 ]
 

@@ -7,8 +7,9 @@ import pytest
 
 from pytest_autotune import tables
 from pytest_autotune.constraints import Constraint
-from pytest_autotune.metrics import COUNTS, IN_FLIGHT, IN_FLIGHT_STATISTICS, RATES, SHARES, STATISTICS, TIMES
+from pytest_autotune.metrics import COSTS, COUNTS, IN_FLIGHT, IN_FLIGHT_STATISTICS, RATES, SHARES, STATISTICS, TIMES
 from pytest_autotune.reporting.export import best_document
+from pytest_autotune.slo import Limit
 from pytest_autotune.suite_file import PLACEHOLDERS
 from pytest_autotune.suite_schema import suite_schema
 from tests.documents import ROOT, table
@@ -78,6 +79,8 @@ def test_every_metric_is_documented():
     section = METRICS.split("## The metrics")[1].split("\n## ")[0]
     assert all(f"`{name}`" in section for name in STATISTICS if not name.startswith("p"))
     assert all(f"`{IN_FLIGHT}.{name}`" in section for name in IN_FLIGHT_STATISTICS)
+    assert all(f"`{name}`" in section for name in COSTS)
+    assert {name: cells[0].split("`")[1] for name, cells in table(SUITES, "Price").items()} == COSTS
 
 
 def test_every_metric_is_compared_with_that_of_other_tools():
@@ -114,13 +117,17 @@ def test_every_table_of_the_store_is_documented_with_its_columns():
 
 
 def test_every_field_of_the_export_is_documented():
-    told = report(BEST, DEFAULTS)
+    told = report(BEST, DEFAULTS, tiers={"chat": (Limit("ttft.p90", 0.2),)})
     document = best_document(told, told.selection.best)
     documented = table(RESULTS, "best.json")
     assert documented.keys() == document.keys()
     for field in ("suite", "engine", "measured", "run"):
         assert re.findall(r"`(\w+)`", documented[field][0]) == list(document[field])
+    (tier,) = document["tiers"]
+    assert re.findall(r"`(\w+)`", documented["tiers"][0]) == list(tier)
     section = RESULTS.split("## best.json")[1].split("\n## ")[0]
+    about_tier = section.split("The best of a tier has ")[1].split(", each as")[0]
+    assert re.findall(r"`(\w+)`", about_tier) == list(tier["best"])
     about_trial, about_batch = section.split("A trial has ")[1].split("A batch has ")
     assert set(re.findall(r"`(\w+)`", about_trial)) == document["best"].keys()
     assert set(re.findall(r"`(\w+)`", about_batch.split("\n\n")[0])) == document["best"]["batches"][0].keys()

@@ -170,6 +170,7 @@ WRONG = [
     ({"slo": "ttft.p90=500ms"}, "--slo: 'ttft.p90=500ms' is not a limit; write a metric, <= or >=, and a value"),
     ({"slo": "ttft<=500ms"}, "--slo: 'ttft' is a distribution; add a statistic: ttft.p90"),
     ({"slo": "ttfs.p90<=500ms"}, "--slo: 'ttfs.p90' is not a metric; did you mean 'ttft.p90'?"),
+    ({"slo": "cost_per_million_tokens<=1"}, "needs a price, which only a suite has; use total_throughput"),
     ({"slo": "ttft.p90<=500"}, "500 has no unit; write '500s' or '500ms'"),
     ({"slo": "error_rate<=5"}, "5 is not a share below 1 (did you mean '5%'?)"),
     ({"slo": "steepness<=1"}, "--slo: 'steepness' is not a metric"),

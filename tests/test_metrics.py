@@ -6,6 +6,7 @@ import pytest
 
 from pytest_autotune.formatting import quantity, unit
 from pytest_autotune.metrics import (
+    COSTS,
     COUNTS,
     IN_FLIGHT,
     IN_FLIGHT_STATISTICS,
@@ -39,6 +40,7 @@ from pytest_autotune.statistics import summarise
         ("in_flight.mean", ("in_flight", "mean")),
         ("in_flight.max", ("in_flight", "max")),
         ("delivered", ("delivered", None)),
+        ("cost_per_million_tokens", ("cost_per_million_tokens", None)),
     ],
 )
 def test_metric_names_split_into_family_and_statistic(name, expected):
@@ -63,6 +65,7 @@ def test_metric_names_split_into_family_and_statistic(name, expected):
         ("in_flight.p90", "in_flight."),
         ("in_flight", "in_flight."),
         ("delivery", "delivered"),
+        ("cost_per_million_output_token", "cost_per_million_output_tokens"),
     ],
 )
 def test_wrong_metric_names_are_told_the_nearest(name, nearest):
@@ -114,6 +117,6 @@ def test_further_metrics_can_be_limits():
 
 
 def test_only_counts_have_no_unit():
-    bare = {name for name in (*TIMES, *RATES, *SHARES, *COUNTS, IN_FLIGHT) if not unit(name)}
+    bare = {name for name in (*TIMES, *RATES, *COSTS, *SHARES, *COUNTS, IN_FLIGHT) if not unit(name)}
     assert bare == {*COUNTS, IN_FLIGHT}
     assert IN_FLIGHT_STATISTICS == ("mean", "max")

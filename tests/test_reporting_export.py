@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pytest_autotune.files import write_atomically
 from pytest_autotune.reporting.command import one_line, stable_words
 from pytest_autotune.reporting.export import best_document, best_script, write_best
+from pytest_autotune.slo import Limit
 from pytest_autotune.store import Store
-from pytest_autotune.suite import Objective
-from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, report, suite
+from pytest_autotune.suite import Objective, Price
+from tests.make_reports import ARGV, BEST, DEFAULTS, REFUSED, VIOLATING, At, good, report, suite
 
 ECHO = ("/usr/bin/printf", "%s\\0")
 SECRET = "very-secret-value"
@@ -100,6 +101,38 @@ def test_the_best_configuration_is_written_with_everything_that_led_to_it(tmp_pa
 def test_nothing_is_written_when_nothing_complies(tmp_path):
     assert write_best(tmp_path / "run", report(VIOLATING, REFUSED)) == ()
     assert not (tmp_path / "run").exists()
+
+
+TIERS = {"quick": (Limit("ttft.p90", 0.2),), "never": (Limit("e2e.p90", 1.0),)}
+
+
+def test_each_tier_has_its_best_and_a_script_of_its_own(tmp_path):
+    quick = dataclasses.replace(DEFAULTS, argv=("/bin/serve", "--port", "51234"), batches=(good(4, 60.0, ttft=0.1),))
+    told = report(BEST, quick, of=suite(price=Price(per_gpu_hour=2.5)), tiers=TIERS)
+    (_, never) = told.tiers
+    told = dataclasses.replace(told, tiers=(dataclasses.replace(told.tiers[0], address=At(port=51234)), never))
+    written = write_best(tmp_path, told)
+    assert [path.name for path in written] == ["best.json", "best.sh", "best.quick.sh"]
+    assert os.access(written[2], os.X_OK)
+    text = written[2].read_text()
+    assert "# Best configuration for tier quick of suite chat (suites/chat.yaml), vllm 0.11.0:\n" in text
+    assert 'exec /bin/serve \\\n  --port \\\n  "$PORT"\n' in text
+    document = json.loads(written[0].read_text())
+    assert document["measured"]["price"] == {"per_gpu_hour": 2.5, "currency": ""}
+    best, nothing = document["tiers"]
+    assert (best["best"]["configuration"], best["best"]["level"], best["best"]["score"]) == ({}, "c4", 60.0)
+    assert (best["slo"][0]["max"], best["binding"]) == (0.2, "nothing: a higher load was not measured")
+    assert (nothing["best"], nothing["closest"]) == (None, {})
+    assert nothing["binding"].startswith("at concurrency 4: e2e.p90: 4.5 s > 1.0 s")
+
+
+def test_a_tier_is_written_where_the_suite_has_no_best(tmp_path):
+    violating = dataclasses.replace(VIOLATING, argv=ARGV)
+    written = write_best(tmp_path, report(violating, tiers={"batch": (Limit("ttft.p90", 60.0),)}))
+    assert [path.name for path in written] == ["best.json", "best.batch.sh"]
+    document = json.loads(written[0].read_text())
+    assert (document["best"], document["tiers"][0]["best"]["score"]) == (None, 950.0)
+    assert "sk-0123" not in written[0].read_text() + written[1].read_text()
 
 
 def test_there_is_no_script_for_a_server_that_was_already_running(tmp_path):

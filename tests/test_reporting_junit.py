@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pytest_autotune.gate import Gate, Rule
 from pytest_autotune.reporting.junit import junit_text, metric_name, write_junit
-from pytest_autotune.suite import Objective
+from pytest_autotune.slo import Limit
+from pytest_autotune.suite import Objective, Price
 from tests.make_records import batch, trial
 from tests.make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
 
@@ -160,3 +161,17 @@ def test_a_compliant_configuration_without_a_score_is_listed_by_the_gate_only():
     ((_, cases),) = parsed(report(unscored, of=suite(objective=Objective(metric="goodput"))))
     assert list(cases) == ["gate.compliant-configuration"]
     assert "no compliant batch has the objective goodput" in cases["gate.compliant-configuration"].find("failure").text
+
+
+def test_each_tier_has_properties():
+    tiers = {"quick": (Limit("ttft.p90", 0.2),), "never": (Limit("e2e.p90", 1.0),)}
+    text = junit_text([report(BEST, of=suite(price=Price(per_gpu_hour=2.5, currency="EUR")), tiers=tiers)])
+    properties = {p.get("name"): p.get("value") for p in ET.fromstring(text).iter("property")}
+    assert properties["price"] == "2.5 EUR per GPU and hour"
+    assert {name: value for name, value in properties.items() if name.startswith("tier.")} == {
+        "tier.quick.configuration": '{"max-num-seqs": 64, "tp": 2}',
+        "tier.quick.gpus": "2",
+        "tier.quick.concurrency": "1",
+        "tier.quick.best_output_throughput_tok_per_s": "45",
+        "tier.never.none": "at concurrency 1: e2e.p90: 4.5 s > 1.0 s (+350 %)",
+    }

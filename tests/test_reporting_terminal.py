@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from pytest_autotune.pricing import priced
 from pytest_autotune.reporting.terminal import summary_lines
-from pytest_autotune.suite import Objective
+from pytest_autotune.slo import Limit
+from pytest_autotune.suite import Objective, Price
 from tests.make_records import batch, trial
 from tests.make_reports import BEST, DEFAULTS, INTERRUPTED, REFUSED, VIOLATING, good, report, suite
 
@@ -161,3 +163,57 @@ def test_several_objectives_show_what_no_other_measurement_beats():
         "        45.00 tok/s    100 ms  c1     2  max-num-seqs=64 tp=2",
     ]
     assert not any("beats these" in line for line in summary_lines(report(DEFAULTS, BEST)))
+
+
+TIERS = {
+    "interactive": (Limit("ttft.p90", 0.2),),
+    "chat": (Limit("ttft.p90", 0.65),),
+    "batch": (Limit("ttft.p90", 60.0),),
+    "never": (Limit("e2e.p90", 1.0),),
+}
+
+
+def test_each_tier_has_its_best_and_what_binds_it():
+    lines = summary_lines(report(DEFAULTS, BEST, VIOLATING, tiers=TIERS))
+    start = lines.index("  best for each tier by output throughput:")
+    assert lines[start - 1] == ""
+    assert lines[start + 1 : start + 12] == [
+        "  tier          tok/s  at  GPUs  configuration",
+        "  slo          231.70  c8     2  max-num-seqs=64 tp=2",
+        "  interactive   45.00  c1     2  max-num-seqs=64 tp=2",
+        "       binds: at concurrency 8: ttft.p90: 394 ms > 200 ms (+97 %)",
+        "  chat         900.00  c1     1  max-num-seqs=8 tp=1",
+        "       binds: at concurrency 8: ttft.p90: 800 ms > 650 ms (+23 %)",
+        "  batch        950.00  c8     1  max-num-seqs=8 tp=1",
+        "       binds: nothing: a higher load was not measured",
+        "  never             -   -     -  none complies, closest: engine defaults",
+        "       binds: at concurrency 1: e2e.p90: 4.5 s > 1.0 s (+350 %)",
+        "",
+    ]
+    assert not any("best for each" in line for line in summary_lines(report(DEFAULTS, BEST)))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_table_of_tiers_keeps_to_the_width_of_the_terminal(width):
+    wide = dataclasses.replace(BEST, configuration={"speculative-config": {"model": "x" * 200}})
+    lines = summary_lines(report(DEFAULTS, wide, tiers=TIERS), width=width)
+    start = next(number for number, line in enumerate(lines) if line.startswith("  best for"))
+    assert all(len(line) <= width for line in lines[start : lines.index("", start)] if "binds" not in line)
+
+
+def test_costs_are_named_by_their_currency():
+    of = suite(
+        objective=Objective(direction="minimize", metric="cost_per_million_output_tokens"),
+        price=Price(per_gpu_hour=2.5, currency="USD"),
+        tradeoffs=(Objective(metric="output_throughput"),),
+    )
+    lines = summary_lines(report(priced(DEFAULTS, 2.5), priced(BEST, 2.5), of=of, tiers={"batch": ()}))
+    assert lines[1] == "  costs are at 2.5 USD per GPU and hour"
+    assert any(line.split() == ["USD", "per", "million", "output", "tokens", "3.847"] for line in lines)
+    assert any(line.split()[:4] == ["#", "USD", "per", "Mtok"] for line in lines)
+    assert any(line.startswith("  USD per million output tokens  output throughput  at") for line in lines)
+    assert any(line.split()[:4] == ["tier", "USD", "per", "Mtok"] for line in lines)
+    bare = of.model_copy(update={"price": Price(per_gpu_hour=2.5)})
+    lines = summary_lines(report(priced(BEST, 2.5), of=bare))
+    assert any(line.split()[:4] == ["#", "cost", "per", "Mtok"] for line in lines)
+    assert any(line.startswith("  cost per million output tokens") for line in lines)

@@ -72,6 +72,11 @@ def test_suites_of_the_project_are_valid(file):
         pytest.param({"objective": "output_throughput"}, id="no direction"),
         pytest.param({"search": {"strategy": "tpee"}}, id="unknown strategy"),
         pytest.param({"name": "a/b"}, id="unsafe name"),
+        pytest.param({"price": "2 USD"}, id="price that is text"),
+        pytest.param({"price": {"currency": "USD"}}, id="currency without a price"),
+        pytest.param({"tiers": {"chat": {"ttft.p99": 500}}}, id="limit of a tier without a unit"),
+        pytest.param({"tiers": {"chat": {"confidence": "95%"}}}, id="confidence of a tier"),
+        pytest.param({"tiers": {"slo": {}}}, id="tier called slo"),
     ],
 )
 def test_schema_finds_mistakes_while_typing(broken):

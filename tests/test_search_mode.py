@@ -41,6 +41,7 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
             "*::c8 VIOLATES *max-num-seqs=2* (ttft.p90: * > 40 ms (+*%)*",
             "*::max-num-seqs:2-gpu-memory-utilization:0.1::deploy INFEASIBLE *(out of memory*",
             "*::max-num-seqs:2-gpu-memory-utilization:0.1::c1 SKIPPED*",
+            "*::max-num-seqs:64-gpu-memory-utilization:0.1::deploy INFEASIBLE *(not launched: known to run out of *",
             "*::gate PASSED*",
             "SKIPPED*quick.yaml*not deployed: out of memory*",
         ]
@@ -48,7 +49,9 @@ def test_every_outcome_has_its_category_and_the_build_stays_green(project):
     with project.store() as store:
         (run,) = store.runs()
         refused = [trial for trial in store.trials_of_run(run.id) if trial.status == "infeasible"]
-    assert [(trial.gpus, Path(trial.server_log).exists()) for trial in refused] == [(1, True), (1, True)]
+    launched, known = refused
+    assert (launched.gpus, launched.launched, Path(launched.server_log).exists()) == (1, True, True)
+    assert (known.argv, known.launched, known.cause) == ((), False, "out of memory")
     cases = project.testcases()
     name = "suites.quick.yaml.max-num-seqs:2-gpu-memory-utilization:0.9"
     assert cases[f"{name}.c8"].find("skipped").get("type") == "pytest.xfail"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_autotune.engines.engine import Installed
+from pytest_autotune.engines.engine import Cause, CauseKind, Installed
 from pytest_autotune.engines.sim.engine import SimEngine, server_flags
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.hardware import Gpu
@@ -306,6 +306,17 @@ def test_degrees_of_parallelism_are_those_that_the_machine_has_gpus_for(tmp_path
     assert plan.first == (*given, *({"tensor-parallel-size": degree} for degree in tried if degree != 2))
     path.write_text(suite_of("", strategy="grid").replace("{int: [2, 64]}", "[2, 64]"))
     assert make_plan(load_suite(path), Engine(installed), nodeid="seeds.yaml").first == ()
+
+
+def test_degrees_that_the_engine_refuses_are_left_out(tmp_path):
+    class Refusing(Engine):
+        def refuses(self, _suite, configuration):
+            return Cause(CauseKind.BAD_ARGUMENT) if configuration["tensor-parallel-size"] == 4 else None
+
+    path = tmp_path / "seeds.yaml"
+    path.write_text(suite_of(""))
+    plan = make_plan(load_suite(path), Refusing(Installed("1", FLAGS, simulated=True)), nodeid="seeds.yaml")
+    assert plan.first == ({}, {"tensor-parallel-size": 2})
 
 
 def gpu(index):

@@ -86,6 +86,53 @@ def test_claimed_trial_comes_back_whole(store, clock):
     assert claim(store, "trial-000", choose=refuse) == type(granted)("recorded", record)
 
 
+def refused(store, slot, configuration, *, launched=True, cause="out of memory", **names):
+    trial = claim(store, slot, choose=lambda _: configuration, **names).trial
+    if launched:
+        store.record_deployment(trial.id, argv=[], effective={}, gpus=1, deploy_s=None, server_log="server.log")
+    store.finish(trial.id, status=Status.INFEASIBLE, reason=f"{cause}: {slot}", cause=cause, elapsed_s=1)
+    return trial
+
+
+def started(store, slot, configuration, **names):
+    trial = claim(store, slot, choose=lambda _: configuration, **names).trial
+    store.record_deployment(trial.id, argv=["serve"], effective={}, gpus=1, deploy_s=2.5, server_log="server.log")
+    return trial
+
+
+def test_starts_of_all_runs_that_ran_out_of_memory_come_with_their_suites(store, clock):
+    begin(store, "run-2")
+    store.record_suite("run-1", "study", suite="a.yaml", document={"model": "m", "engine_version": "1"})
+    store.record_suite("run-2", "other", suite="b.yaml", document={"model": "n"})
+    refused(store, "t-0", {"n": 0})
+    refused(store, "t-1", {"n": 1}, run_id="run-2", study="other")
+    clock.now += timedelta(minutes=1)
+    started(store, "t-2", {"n": 2})
+    starts = store.starts()
+    assert [(start.run_id, start.configuration, start.ready, start.document) for start in starts] == [
+        ("run-1", {"n": 0}, False, {"model": "m", "engine_version": "1"}),
+        ("run-2", {"n": 1}, False, {"model": "n"}),
+        ("run-1", {"n": 2}, True, {"model": "m", "engine_version": "1"}),
+    ]
+    assert (starts[0].started_at, starts[0].reason) == (STARTED, "out of memory: t-0")
+
+
+def test_only_launches_that_ran_out_of_memory_before_they_were_ready_are_such_starts(store):
+    refused(store, "derived", {"n": 0}, launched=False)
+    refused(store, "other cause", {"n": 1}, cause="bad argument")
+    released = claim(store, "unfinished", choose=lambda _: {"n": 2}).trial
+    store.record_deployment(released.id, argv=[], effective={}, gpus=1, deploy_s=None, server_log="server.log")
+    store.release(released.id, reason="interrupted")
+    under_load = started(store, "under load", {"n": 3})
+    batch = BatchRecord(Level(8), "died", {}, None, {}, 5, 9.5, STARTED, "server died", "out of memory")
+    store.record_batch(under_load.id, batch, [])
+    store.finish(under_load.id, status=Status.INFEASIBLE, cause="out of memory", elapsed_s=1)
+    assert store.starts() == ()
+    refused(store, "real", {"n": 4})
+    assert [(start.configuration["n"], start.ready) for start in store.starts()] == [(3, True), (4, False)]
+    assert [trial.slot for trial in store.history("study") if not trial.launched] == ["derived"]
+
+
 def test_choose_sees_every_trial_of_the_generation_running_ones_too(store):
     finish(store, claim(store, "trial-000").trial)
     claim(store, "trial-001")

@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import DELIVERED, Limit, Tier
 from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space
-from pytest_autotune.suite import LoadBlock, Objective, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite import LoadBlock, Objective, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_file import load_suite
 from pytest_autotune.suite_schema import suite_schema
 from pytest_autotune.yaml_source import read_yaml
@@ -123,6 +123,44 @@ def test_smallest_suite_has_only_the_defaults_and_the_implicit_error_rate(load):
 )
 def test_limit_is_read(load, written, limit):
     assert load(f"{HEAD}slo: {{{written}}}\n").slo[0] == limit
+
+
+@pytest.mark.parametrize(
+    ("written", "price", "shown"),
+    [
+        pytest.param("2.50", Price(per_gpu_hour=2.5), "2.5 per GPU and hour", id="number"),
+        pytest.param(
+            "{per_gpu_hour: 3, currency: EUR}",
+            Price(per_gpu_hour=3.0, currency="EUR"),
+            "3 EUR per GPU and hour",
+            id="with a currency",
+        ),
+    ],
+)
+def test_price_is_read(load, written, price, shown):
+    suite = load(f"{HEAD}price: {written}\nslo: {{cost_per_million_tokens: 0.5}}\n")
+    assert (suite.price, suite.hourly, str(suite.price)) == (price, price.per_gpu_hour, shown)
+    assert suite.slo[0] == Limit("cost_per_million_tokens", 0.5)
+    assert suite.document()["price"] == {"per_gpu_hour": price.per_gpu_hour, "currency": price.currency}
+
+
+def test_tiers_are_read_like_the_limits_of_the_suite(load):
+    suite = load(
+        HEAD + "load: {rate: 5}\nslo: {e2e.p95: 2s, error_rate: 5%}\n"
+        "tiers: {chat: {ttft.p97: 500ms, output_throughput: {min: 5, hard_fail: false}}, 2nd.batch: {error_rate: 0}}\n"
+    )
+    implicit = (Limit("error_rate", 0.01), DELIVERED)
+    assert suite.tiers == (
+        Tier("chat", (Limit("ttft.p97", 0.5), Limit("output_throughput", 5.0, floor=True, hard_fail=False), *implicit)),
+        Tier("2nd.batch", (Limit("error_rate", 0.0), DELIVERED)),
+    )
+    assert suite.extra_metrics() == ("e2e.p95", "ttft.p97")
+    assert [limit["metric"] for limit in suite.document()["tiers"]["2nd.batch"]] == ["error_rate", "delivered"]
+
+
+def test_what_is_measured_does_not_depend_on_tiers_and_price(load):
+    key = load(HEAD).measurement_key()
+    assert load(HEAD + "tiers: {chat: {ttft.p97: 500ms}}\nprice: 2.50\n").measurement_key() == key
 
 
 def test_steepness_stands_beside_the_limits(load):

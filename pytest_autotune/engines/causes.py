@@ -45,6 +45,13 @@ _OUT_OF_MEMORY = re.compile(
     r"|Out of memory: Killed process|oom-kill|OOMKilled",
     re.IGNORECASE,
 )
+_CROWDED = re.compile(  # what is free, or the host's memory: another start at another time may find more
+    r"Free memory on device|Available memory on node"
+    r"|(?:not enough|can't allocate) memory: you tried to allocate"
+    r"|\bMemoryError\b|\[Errno 12\]|Cannot allocate memory"
+    r"|Out of memory: Killed process|oom-kill|OOMKilled",
+    re.IGNORECASE,
+)
 _PORT = re.compile(r"Address already in use|\bEADDRINUSE\b|address in use", re.IGNORECASE)
 _MODEL = re.compile(
     r"gated repo|Repository Not Found|(?:Gated|RepositoryNotFound|RevisionNotFound|LocalEntryNotFound|EntryNotFound)"
@@ -108,6 +115,11 @@ def classify(log: str, returncode: int | None) -> Cause:
         message = f"{root.strip()} ({status})" if status else root.strip()
         return Cause(CauseKind.CRASH, _one_line(message), _shorten([root]))
     return Cause(CauseKind.CRASH, status, _shorten([line for line in telling if line.strip()][-MAX_LINES:]))
+
+
+def crowded_out(reason: str) -> bool:
+    """Say whether a server that ran out of memory may have lacked only what other processes held at that time."""
+    return _CROWDED.search(reason) is not None
 
 
 def _read(line: str) -> _Line:

@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines import causes, requirements
-from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.variables import expand
@@ -17,7 +18,7 @@ from pytest_autotune.variables import expand
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_autotune.engines.engine import Address
+    from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -36,6 +37,7 @@ class CommandEngine:
 
     name = "command"
     abilities = Abilities()
+    memory_knobs: Mapping[str, Knob] = MappingProxyType({})
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the executable (and Python module), the model and GPUs."""
@@ -73,6 +75,14 @@ class CommandEngine:
             return suite.gpus
         settings = merged(suite.fixed, configuration)
         return requirements.parallel_gpus(settings) if requirements.is_parallel(settings) else 0
+
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
+        """Say that a server takes more GPUs than there are; nothing else is known of one of unknown make."""
+        if not self._needs_gpus(suite):
+            return None
+        found = len(requirements.gpus_here(suite))
+        problem = requirements.too_few_gpus(found, self.gpus(suite, configuration))
+        return Cause(CauseKind.BAD_ARGUMENT, problem) if problem else None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""

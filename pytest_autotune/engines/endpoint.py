@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines import causes
@@ -17,7 +18,7 @@ from pytest_autotune.variables import expand
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_autotune.engines.engine import Address
+    from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -29,6 +30,7 @@ class EndpointEngine:
 
     name = "endpoint"
     abilities = Abilities()
+    memory_knobs: Mapping[str, Knob] = MappingProxyType({})
 
     def inspect(self, suite: Suite) -> Installed:
         """Ask the endpoint for its models."""
@@ -45,6 +47,10 @@ class EndpointEngine:
     def gpus(self, suite: Suite, configuration: Configuration) -> int:  # noqa: ARG002
         """Return `suite.gpus`, else 0: an endpoint does not tell."""
         return suite.gpus or 0
+
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002
+        """Return nothing: it runs."""
+        return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why the server is gone, as far as that can be seen from here."""

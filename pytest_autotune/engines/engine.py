@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
+
+
+Knob = Literal["more", "less"]  # which value of a setting needs more memory: the larger one, or the smaller one
 
 
 class CauseKind(StrEnum):
@@ -103,10 +106,16 @@ class Abilities:
 
 
 class Engine(Protocol):
-    """One kind of model server. Stateless; `inspect` may run the engine's interpreter and caches."""
+    """One kind of model server. Stateless; `inspect` may run the engine's interpreter and caches.
+
+    `memory_knobs` are the settings, by the names of their flags, of which one direction never makes a
+    server need less memory to start, whatever the others are. What only mostly does is none: a server
+    that ran out of memory rules out all that ask for no less.
+    """
 
     name: str
     abilities: Abilities
+    memory_knobs: Mapping[str, Knob]
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the engine and what `suite` needs of it on this machine; start no server."""
@@ -116,6 +125,12 @@ class Engine(Protocol):
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return how many GPUs that server takes; 0 on an engine without GPUs."""
+
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
+        """Say why such a server is certain not to start here, a finding; None when it may, or nothing is known.
+
+        Called for every configuration that a search considers: it must be quick and start nothing.
+        """
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready, from its log and exit status.

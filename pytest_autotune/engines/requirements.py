@@ -138,15 +138,20 @@ def is_parallel(settings: Mapping[str, Value]) -> bool:
 
 def most_gpus(suite: Suite) -> int:
     """Return the most GPUs that any configuration of `suite` takes."""
+    return max(_gpus_taken(suite), default=1)
+
+
+def _gpus_taken(suite: Suite) -> list[int]:
+    """Return how many GPUs the combinations of parallel sizes take, the engine's defaults apart."""
     if suite.gpus is not None:
-        return suite.gpus
+        return [suite.gpus]
     parallel = tuple(parameter for parameter in suite.space.parameters if is_parallel({parameter.name: None}))
     space = suite.space.narrowed([parameter.name for parameter in parallel])
     try:
         configurations = list(space.grid(suite.fixed))
     except ValueError:  # a range without grid points: at least its low end is tried, unless it has a condition
         configurations = [{parameter.name: _least(parameter) for parameter in parallel if parameter.when is None}]
-    return max((parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations), default=1)
+    return [parallel_gpus(merged(suite.fixed, configuration)) for configuration in configurations]
 
 
 def gpus_here(suite: Suite) -> tuple[hardware.Gpu, ...]:
@@ -156,9 +161,12 @@ def gpus_here(suite: Suite) -> tuple[hardware.Gpu, ...]:
 
 
 def missing_gpus(suite: Suite) -> str | None:
-    """Say that this machine has fewer GPUs than some configuration of `suite` takes, or return None."""
-    needed = most_gpus(suite)
-    found = len(gpus_here(suite))
+    """Say that this machine has fewer GPUs than every configuration of `suite` takes, or return None."""
+    return too_few_gpus(len(gpus_here(suite)), min(_gpus_taken(suite), default=1))
+
+
+def too_few_gpus(found: int, needed: int) -> str | None:
+    """Say that fewer GPUs were found than are needed, or return None."""
     if found >= needed:
         return None
     return f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {found or 'none'}"

@@ -6,11 +6,12 @@ import ast
 import os
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements
-from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines import causes, requirements, vllm_rules
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
 from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
 from pytest_autotune.errors import MissingRequirement
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_autotune.engines.engine import Address, Flag
+    from pytest_autotune.engines.engine import Address, Flag, Knob
+    from pytest_autotune.hardware import Gpu
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -40,15 +42,28 @@ _NON_DEFAULT = re.compile(r"non-default args: \{(?P<items>.*)\}\s*$", re.MULTILI
 _KEY = re.compile(r"\s*(?P<quote>['\"])(?P<name>\w+)(?P=quote):\s*")
 
 
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    installation: Installation
+    checkpoint: vllm_rules.Checkpoint
+    gpus: tuple[Gpu, ...]
+
+
 class VllmEngine:
     """vLLM's OpenAI-compatible server, run by an interpreter that has vLLM installed."""
 
     name = "vllm"
     abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+    # What is profiled and captured grows with the first two, what one sequence must find room for with the last.
+    # Parallel sizes are none (buffers to communicate), and utilization takes from one use what it gives another.
+    memory_knobs: Mapping[str, Knob] = MappingProxyType(
+        {"max-num-seqs": "more", "max-num-batched-tokens": "more", "max-model-len": "more"}
+    )
 
     def __init__(self, *, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir
         self._asked: dict[tuple[str, tuple[tuple[str, str], ...]], Installation | MissingRequirement] = {}
+        self._seen: tuple[Suite, _Surroundings] | None = None
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for vLLM in the suite's interpreter, for its model and for GPUs.
@@ -105,6 +120,29 @@ class VllmEngine:
             return 0
         return suite.gpus or requirements.parallel_gpus(merged(suite.fixed, configuration))
 
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
+        """Say which rule of vLLM's a configuration breaks, or what it lacks here: GPUs, or their memory.
+
+        What is in the model's directory is only known of a local one.
+        """
+        here = None if suite.deploy == "endpoint" else self._look_around(suite)
+        if here is None:
+            return None
+        flags = here.installation.flags
+        settings = {name: value for name, value in merged(suite.fixed, configuration).items() if value is not None}
+        version = here.installation.version
+        if problem := vllm_rules.contradiction(settings, here.checkpoint.config, flags=flags, version=version):
+            return Cause(CauseKind.BAD_ARGUMENT, problem)
+        if here.installation.device != "cuda" or suite.deploy != "local":
+            return None
+        if lacking := requirements.too_few_gpus(len(here.gpus), suite.gpus or requirements.parallel_gpus(settings)):
+            return Cause(CauseKind.BAD_ARGUMENT, lacking)
+        share = flags["gpu-memory-utilization"].default if "gpu-memory-utilization" in flags else None
+        largest = max((gpu.memory_bytes for gpu in here.gpus), default=0)
+        device = vllm_rules.Device(largest, share if isinstance(share, int | float) else 1.0)
+        problem = vllm_rules.too_large(settings, here.checkpoint, device)
+        return Cause(CauseKind.OUT_OF_MEMORY, problem) if problem else None
+
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""
         return causes.classify(log, returncode)
@@ -119,6 +157,17 @@ class VllmEngine:
             return {}
         settings = {flag_name(name): _plain(text) for name, text in _items(found["items"])}
         return {name: value for name, value in settings.items() if name not in RESERVED and name != "model-tag"}
+
+    def _look_around(self, suite: Suite) -> _Surroundings | None:
+        """Return what a server of `suite` finds, looked up once; None when that is not all there."""
+        if self._seen is None or self._seen[0] is not suite:
+            try:
+                checkpoint = vllm_rules.read_checkpoint(requirements.model_of(suite))
+                here = _Surroundings(self._installation(suite), checkpoint, requirements.gpus_here(suite))
+            except MissingRequirement:  # which `inspect` tells
+                return None
+            self._seen = suite, here
+        return self._seen[1]
 
     def _installation(self, suite: Suite) -> Installation:
         python = requirements.interpreter_of(suite)

@@ -12,10 +12,13 @@ from pytest_autotune import units
 from pytest_autotune.load.generator import Api, Arrivals
 from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.load_command.options import CONSTANT, POISSON
+from pytest_autotune.metrics import COSTS
 from pytest_autotune.notation import read_limits, read_metric
 from pytest_autotune.spelling import nearest, show
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_autotune.load.lengths import Lengths
     from pytest_autotune.slo import Limit
 
@@ -134,7 +137,7 @@ def read_path(value: Any) -> Path:
 def read_slo(value: Any) -> tuple[Limit, ...]:
     """Return limits from text like ``ttft.p90<=500ms``, several with commas between, or from a suite's mapping."""
     if isinstance(value, Mapping):
-        return read_limits(value).limits
+        return _without_costs(read_limits(value).limits)
     limits: list[Limit] = []
     for text in (part for item in _as_list(value) for part in split_list(item)):
         match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
@@ -144,6 +147,13 @@ def read_slo(value: Any) -> tuple[Limit, ...]:
         read_metric(metric)
         side = "max" if relation == "<=" else "min"
         limits += read_limits({metric: {side: _plain_number(bound)}}).limits
+    return _without_costs(limits)
+
+
+def _without_costs(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    for limit in limits:
+        if limit.metric in COSTS:
+            raise ValueError(f"{limit.metric!r} needs a price, which only a suite has; use {COSTS[limit.metric]}")
     return tuple(limits)
 
 

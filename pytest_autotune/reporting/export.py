@@ -1,4 +1,4 @@
-"""The best configuration as files: `best.json` for programs and `best.sh`, which starts the server."""
+"""The best configuration, and that of each tier, as files: `best.json` for programs, scripts that start the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_autotune.pareto import Point
-    from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.reporting.report import SuiteReport, TierReport
     from pytest_autotune.samples import Level
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.slo import Check, Limit
@@ -33,21 +33,28 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def write_best(directory: Path, report: SuiteReport) -> tuple[Path, ...]:
     """Write `best.json`, and `best.sh` when a command line started the server; return what was written.
 
-    Nothing is written when no configuration was selected. Each file appears whole or not at all.
+    Each tier has a `best.<tier>.sh`. Nothing is written when no configuration was selected, neither for the suite's
+    own limits nor for a tier. Each file appears whole or not at all.
     """
     best = report.selection.best
-    if best is None:
+    if best is None and not any(tier.best for tier in report.tiers):
         return ()
     written = [directory / "best.json"]
     text = json.dumps(best_document(report, best), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(written[0], text + "\n")
-    if best.trial.argv:
-        written.append(directory / "best.sh")
-        write_atomically(written[1], best_script(report, best), executable=True)
+    own = [("best.sh", report, best, "")]
+    tiers = [
+        (f"best.{tier.name}.sh", dataclasses.replace(report, address=tier.address), tier.best, tier.name)
+        for tier in report.tiers
+    ]
+    for name, of, judged, tier in (*own, *tiers):
+        if judged is not None and judged.trial.argv:
+            written.append(directory / name)
+            write_atomically(written[-1], best_script(of, judged, tier=tier), executable=True)
     return tuple(written)
 
 
-def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
+def best_document(report: SuiteReport, best: JudgedTrial | None) -> dict[str, Any]:
     """Return what `best.json` holds: base units throughout (seconds, shares, per second), secrets masked."""
     suite, reference = report.suite, report.selection.reference
     document = {
@@ -56,7 +63,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
         "engine": {"name": suite.engine, "version": report.engine_version},
         "model": suite.model,
         "fixed": suite.fixed,
-        "best": _trial(best, report.secrets),
+        "best": None if best is None else _trial(best, report.secrets),
         "defaults": None if reference is None else _trial(reference, report.secrets),
         "measured": {
             "load": suite.load.model_dump(mode="json"),
@@ -64,6 +71,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "steepness": suite.steepness,
             "confidence": suite.confidence,
             "objective": suite.objective.model_dump(mode="json"),
+            "price": None if suite.price is None else suite.price.model_dump(mode="json"),
             "tradeoffs": [objective.model_dump(mode="json") for objective in suite.tradeoffs],
             "search": suite.search.model_dump(mode="json"),
             "trials": report.outcomes,
@@ -74,6 +82,7 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
             "tied": [dict(judged.trial.configuration) for judged in report.selection.tied[1:]],
         },
         "pareto_front": [_point(point, report) for point in report.front],
+        "tiers": [_tier(tier, report.secrets) for tier in report.tiers],
         "explanation": None if report.explanation is None else dataclasses.asdict(report.explanation),
         "gate": [dataclasses.asdict(rule) for rule in report.gate.rules],
         "environment": report.environment,
@@ -89,13 +98,13 @@ def best_document(report: SuiteReport, best: JudgedTrial) -> dict[str, Any]:
     return masked
 
 
-def best_script(report: SuiteReport, best: JudgedTrial) -> str:
-    """Return a POSIX shell script that starts the selected server, on ``$HOST`` and ``$PORT``."""
+def best_script(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> str:
+    """Return a POSIX shell script that starts the selected server, of a tier if one is named, on ``$HOST:$PORT``."""
     words = stable_words(report, best.trial.argv)
     kinds = {word.kind for word in words}
     lines = [
         "#!/bin/sh",
-        *(f"# {_one_line(mask_text(line, report.secrets))}" for line in _remarks(report, best)),
+        *(f"# {_one_line(mask_text(line, report.secrets))}" for line in _remarks(report, best, tier)),
         "set -eu",
     ]
     lines.extend(_exports(report.server_env, report.secrets))
@@ -126,6 +135,33 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "started_at": utc_text(trial.started_at, timespec="seconds"),
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
+    }
+
+
+def _tier(tier: TierReport, secrets: tuple[str, ...]) -> dict[str, Any]:
+    best, nearest = tier.best, tier.outcome.nearest
+    return {
+        "name": tier.name,
+        "slo": [_limit(limit) for limit in tier.outcome.tier.limits],
+        "best": None if best is None else _tier_best(best, secrets),
+        "binding": tier.outcome.binding,
+        "closest": None if nearest is None else nearest.trial.configuration,
+    }
+
+
+def _tier_best(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
+    trial = judged.trial
+    return {
+        "trial": trial.slot,
+        "configuration": trial.configuration,
+        "argv": mask_argv(trial.argv, secrets),
+        "gpus": trial.gpus,
+        "score": judged.score,
+        "score_metric": judged.metric,
+        "score_covers": judged.coverage,
+        **_level(judged.level),
+        "capacity": None if judged.capacity is None else judged.capacity.number,
+        "metrics": None if judged.best is None else judged.best.record.metrics,
     }
 
 
@@ -196,12 +232,13 @@ def _limit(limit: Limit) -> dict[str, Any]:
     }
 
 
-def _remarks(report: SuiteReport, best: JudgedTrial) -> list[str]:
+def _remarks(report: SuiteReport, best: JudgedTrial, tier: str) -> list[str]:
     where = report.gpu or (count(best.trial.gpus, "GPU") if best.trial.gpus else "CPU")
     trials = count(len(report.selection.ranking), "trial")
     version = f" {report.engine_version}" if report.engine_version else ""
+    of = f"for tier {tier} of" if tier else "of"
     return [
-        f"Best configuration of suite {report.suite.name} ({report.path}), {report.suite.engine}{version}:",
+        f"Best configuration {of} suite {report.suite.name} ({report.path}), {report.suite.engine}{version}:",
         f"  {settings(mask(dict(best.trial.configuration), report.secrets))}",
         f"Measured {utc_text(best.trial.started_at, timespec='seconds')} on {where}: {best.headline}.",
         f"Selected from {trials} in run {report.run_id}; numbers are in best.json.",

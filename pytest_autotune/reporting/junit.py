@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from junit_xml import TestCase, TestSuite
 
     from pytest_autotune.gate import Rule
-    from pytest_autotune.reporting.report import SuiteReport
+    from pytest_autotune.reporting.report import SuiteReport, TierReport
     from pytest_autotune.selection import JudgedBatch, JudgedTrial, Selection
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -87,18 +87,37 @@ def _properties(report: SuiteReport) -> dict[str, str]:
         "commit": report.commit,
         "run_id": report.run_id,
         "objective": f"{suite.objective.direction} {suite.objective.metric}",
+        "price": str(suite.price or ""),
         "trials": str(len(report.selection.ranking)),
     }
     properties |= {f"trials_{outcome.replace(' ', '_')}": str(number) for outcome, number in report.outcomes.items()}
     if best is not None:
-        configuration = mask(dict(best.trial.configuration), report.secrets)
-        properties["configuration"] = json.dumps(configuration, sort_keys=True, ensure_ascii=False)
+        properties["configuration"] = _json(best, report)
         properties["gpus"] = str(best.trial.gpus)
         if best.score is not None:
             properties[f"best_{metric_name(best.metric)}"] = _decimal(best.score)
         if best.capacity is not None:
             properties[f"capacity_{best.capacity.shape}"] = str(best.capacity.number)
+    for tier in report.tiers:
+        properties |= {f"tier.{tier.name}.{name}": value for name, value in _tier(tier, report).items()}
     return properties
+
+
+def _tier(tier: TierReport, report: SuiteReport) -> dict[str, str]:
+    best = tier.best
+    if best is None or best.score is None or best.level is None:
+        return {"none": tier.outcome.binding}
+    return {
+        "configuration": _json(best, report),
+        "gpus": str(best.trial.gpus),
+        best.level.shape: str(best.level.number),
+        f"best_{metric_name(best.metric)}": _decimal(best.score),
+    }
+
+
+def _json(judged: JudgedTrial, report: SuiteReport) -> str:
+    configuration = mask(dict(judged.trial.configuration), report.secrets)
+    return json.dumps(configuration, sort_keys=True, ensure_ascii=False)
 
 
 def _rule(rule: Rule, report: SuiteReport) -> TestCase:

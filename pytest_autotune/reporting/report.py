@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pytest_autotune.explanation import Explanation
     from pytest_autotune.gate import Gate
     from pytest_autotune.pareto import Point
-    from pytest_autotune.selection import Selection
+    from pytest_autotune.selection import JudgedTrial, Selection
     from pytest_autotune.suite import Suite
+    from pytest_autotune.tiers import TierOutcome
 
 UNFINISHED = "interrupted"
 
@@ -40,6 +41,24 @@ class Address(Protocol):
     @property
     def model_name(self) -> str:
         """The model name it answered to."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierReport:
+    """What a run has to tell about one tier of a suite."""
+
+    outcome: TierOutcome
+    address: Address | None = None  # of the selected trial's server, as of a suite
+
+    @property
+    def name(self) -> str:
+        """What the suite calls the tier."""
+        return self.outcome.tier.name
+
+    @property
+    def best(self) -> JudgedTrial | None:
+        """The best configuration for the tier; None when none complies."""
+        return self.outcome.best
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,7 @@ class SuiteReport:
     commit: str = ""  # git revision of the suite's repository
     ended: str = ""  # why the search began no further trial; empty when it went through all
     spent: Cost | None = None  # what the whole search has cost, in all its runs
+    tiers: tuple[TierReport, ...] = ()
     everything: Cost | None = None  # about what the full grid would; None when that cannot be said
 
     @property

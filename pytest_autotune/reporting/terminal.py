@@ -9,6 +9,7 @@ from pytest_autotune.confirmation import confirmation_lines
 from pytest_autotune.explanation import step_words
 from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
 from pytest_autotune.masking import mask, mask_text
+from pytest_autotune.metrics import COSTS
 from pytest_autotune.reporting.command import one_line
 from pytest_autotune.reporting.report import UNFINISHED
 from pytest_autotune.reporting.sending import sending_lines, warning_lines
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.slo import Limit
 
-_KEY_METRICS = ("output_throughput", "ttft.p90", "tpot.mean", "e2e.p90")
+_KEY_METRICS = ("output_throughput", "cost_per_million_output_tokens", "ttft.p90", "tpot.mean", "e2e.p90")
 _NARROWEST = 40  # below this a column that is cut off says nothing
 
 
@@ -56,6 +57,8 @@ def summary_lines(
         lines += ["", *_cut(_front(report), width)]
     if (why := report.explanation) is not None:
         lines += ["", *_reasons(why, report, width)]
+    if report.tiers:
+        lines += ["", *_tiers(report, width)]
     if told := _told(report, verbose=verbose):
         for judged in told:
             lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
@@ -82,9 +85,10 @@ def _headline(report: SuiteReport) -> str:
 
 
 def _economy(report: SuiteReport) -> list[str]:
-    """Say why the search ended before its last trial, and what it saved."""
+    """Say why the search ended before its last trial, what it saved, and what costs are computed with."""
     ended = f"the search has ended: {report.ended}" if report.ended else ""
-    return [f"  {line}" for line in (ended, report.saved) if line]
+    price = f"costs are at {report.suite.price}" if report.suite.price else ""
+    return [f"  {line}" for line in (ended, report.saved, price) if line]
 
 
 def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
@@ -106,9 +110,9 @@ def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
         values = [batch.record.metrics.get(metric) if batch else None for _, batch in columns]
         if values[0] is None:
             continue
-        cells = ["-" if value is None else quantity(metric, value) for value in values]
+        cells = ["-" if value is None else _cell(metric, value) for value in values]
         comparable = all(batch is not None and batch.compliant for _, batch in columns)
-        rows.append([title(metric), *cells, *_difference(values if comparable else values[:1], len(columns))])
+        rows.append([_title(metric, report), *cells, *_difference(values if comparable else values[:1], len(columns))])
         rows[-1].append(bounds.get(metric, ""))
     rows += [
         ["capacity", *(judged.capacity.name if judged.capacity else "-" for judged, _ in columns)],
@@ -129,7 +133,12 @@ def _difference(values: Sequence[float | None], columns: int) -> list[str]:
 
 
 def _bound(limit: Limit) -> str:
-    return f"{'>=' if limit.floor else '<='} {quantity(limit.metric, limit.bound)}"
+    return f"{'>=' if limit.floor else '<='} {_cell(limit.metric, limit.bound)}"
+
+
+def _cell(metric: str, value: float) -> str:
+    """Write a value beside the title of its metric, which says of a cost what it is for."""
+    return amount(metric, value) if metric in COSTS else quantity(metric, value)
 
 
 def _start_up(judged: JudgedTrial) -> str:
@@ -142,7 +151,7 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
     numbered = list(enumerate(selection.ranking, start=1))
     shown = numbered[:top] + [pair for pair in numbered[top:] if pair[1] is selection.reference]
     metric = selection.ranking[0].metric
-    header = ["#", unit(metric) or title(metric), "at", "capacity", "GPUs", "outcome", "configuration"]
+    header = ["#", _unit(metric, report) or title(metric), "at", "capacity", "GPUs", "outcome", "configuration"]
     rows = [
         [
             str(number),
@@ -156,7 +165,7 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
         for number, judged in shown
     ]
     head, *body = _table(header, rows, left=(5, 6))
-    lines = [f"  by {title(metric)}, compliant batches only:", head]
+    lines = [f"  by {_title(metric, report)}, compliant batches only:", head]
     for line, (_, judged) in zip(body, shown, strict=True):
         lines += [line, f"       {_clean(judged.reason, report)}"] if judged.reason else [line]
     if rest := len(numbered) - len(shown):
@@ -167,10 +176,10 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
 def _front(report: SuiteReport) -> list[str]:
     """Return the Pareto front: what no other compliant measurement beats in every objective."""
     objectives = report.suite.objectives
-    header = [*(title(objective.metric) for objective in objectives), "at", "GPUs", "configuration"]
+    header = [*(_title(objective.metric, report) for objective in objectives), "at", "GPUs", "configuration"]
     rows = [
         [
-            *(quantity(objective.metric, value) for objective, value in zip(objectives, point.values, strict=True)),
+            *(_cell(objective.metric, value) for objective, value in zip(objectives, point.values, strict=True)),
             point.batch.level.name,
             str(point.trial.trial.gpus),
             _settings(point.trial, report),
@@ -183,6 +192,44 @@ def _front(report: SuiteReport) -> list[str]:
     ]
 
 
+def _tiers(report: SuiteReport, width: int) -> list[str]:
+    """Return the best for each tier, after that for the suite's own limits, and what binds each."""
+    metric = report.suite.objective.metric
+    rows = [_tier_row("slo", report.selection.best, report)]
+    rows += [_tier_row(tier.name, tier.best, report, nearest=tier.outcome.nearest) for tier in report.tiers]
+    header = ["tier", _unit(metric, report) or title(metric), "at", "GPUs", "configuration"]
+    head, own, *body = _cut(_table(header, rows, left=(0, 4)), width)
+    lines = [*_cut([f"  best for each tier by {_title(metric, report)}:"], width), head, own]
+    for line, tier in zip(body, report.tiers, strict=True):
+        lines += [line, f"       binds: {_clean(tier.outcome.binding, report)}"]
+    return lines
+
+
+def _tier_row(
+    name: str, best: JudgedTrial | None, report: SuiteReport, *, nearest: JudgedTrial | None = None
+) -> list[str]:
+    if best is None or best.score is None:
+        closest = "" if nearest is None else f", closest: {_settings(nearest, report)}"
+        return [name, "-", "-", "-", f"none complies{closest}"]
+    level = best.level.name if best.level else "-"
+    return [name, amount(best.metric, best.score), level, str(best.trial.gpus), _settings(best, report)]
+
+
+def _title(metric: str, report: SuiteReport) -> str:
+    """Return a metric's name in running text; a cost with the currency that the suite names."""
+    price = report.suite.price
+    if metric not in COSTS or price is None or not price.currency:
+        return title(metric)
+    return title(metric).replace("cost", price.currency, 1)
+
+
+def _unit(metric: str, report: SuiteReport) -> str:
+    """Return the unit of a column of amounts; of a cost with the currency that the suite names."""
+    price = report.suite.price
+    currency = price.currency or "cost" if metric in COSTS and price is not None else ""
+    return " ".join(filter(None, (currency, unit(metric))))
+
+
 def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
     """Say what keeps the best from a higher load, which parameters mattered, and what one step from it did."""
     lines = [f"  what binds the best: {_clean(why.binding, report)}"]
@@ -193,7 +240,7 @@ def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
         lines.append(f"  {trials} do not tell which parameter their differences go with")
     if why.steps:
         rows = [[_clean(mask_text(cell, report.secrets), report) for cell in step_words(step)] for step in why.steps]
-        header = ["one step from the best", "", title(report.suite.objective.metric)]
+        header = ["one step from the best", "", _title(report.suite.objective.metric, report)]
         lines += ["", *_cut(_table(header, rows, left=(0, 1, 2)), width)]
     return lines
 

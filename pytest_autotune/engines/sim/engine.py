@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest_autotune
@@ -21,7 +22,7 @@ from pytest_autotune.engines.sim.hardware import SHAPES, find_shape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_autotune.engines.engine import Address
+    from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -42,6 +43,10 @@ class SimEngine:
 
     name = "sim"
     abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+    # By `plan_memory`. With tensor-parallel-size the weights shrink, but buffers to communicate are added.
+    memory_knobs: Mapping[str, Knob] = MappingProxyType(
+        {"max-num-seqs": "more", "max-num-batched-tokens": "more", "max-model-len": "more"}
+    )
 
     def inspect(self, suite: Suite) -> Installed:
         """Always there; a suite can only name a model of which no shape is known."""
@@ -70,6 +75,10 @@ class SimEngine:
         """Return the simulated GPUs; the machine needs none."""
         value = merged(suite.fixed, configuration).get("tensor-parallel-size")
         return 1 if value is None else int(value)
+
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002 - the contract's names
+        """Return nothing: that a server has to be started to find out is what it simulates."""
+        return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Look for the last line that explains the end, then go by the exit status."""
