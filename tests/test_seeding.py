@@ -311,7 +311,7 @@ def test_degrees_of_parallelism_are_those_that_the_machine_has_gpus_for(tmp_path
 def test_degrees_that_the_engine_refuses_are_left_out(tmp_path):
     class Refusing(Engine):
         def refuses(self, _suite, configuration):
-            return Cause(CauseKind.BAD_ARGUMENT) if configuration["tensor-parallel-size"] == 4 else None
+            return Cause(CauseKind.BAD_ARGUMENT, "no") if configuration["tensor-parallel-size"] == 4 else None
 
     path = tmp_path / "seeds.yaml"
     path.write_text(suite_of(""))
