@@ -36,7 +36,7 @@ def first_of(plan: Plan, store: Store, *, ask: Callable[..., Any], fresh: bool) 
     suite = plan.suite
     search, space, fixed = suite.search, suite.space, suite.fixed
     earlier: tuple[Configuration, ...] = ()
-    if search.earlier and search.strategy != "random" and not fresh and suite.deploy == "local":
+    if search.earlier and suite.strategy != "random" and not fresh and suite.deploy == "local":
         found = best_earlier(_searches(plan, store), space, fixed)
         earlier = without(found, plan.first, most=search.earlier)
     known = distinct(plan.first, earlier)

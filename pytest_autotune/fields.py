@@ -226,6 +226,13 @@ def _read_variable(value: Any) -> str:
     return str(value)
 
 
+def _read_positive_percentage(value: Any) -> float:
+    percentage = units.percentage(value)
+    if not 0 < percentage < 1:
+        raise ValueError(f"{show(value)} is not between 0% and 100%; write e.g. 1%")
+    return percentage
+
+
 def _read_positive_duration(value: Any) -> float:
     seconds = units.duration(value)
     if seconds <= 0:
@@ -251,6 +258,12 @@ Count = Annotated[int, as_written(units.count), Field(ge=0), WithJsonSchema({"ty
 PositiveCount = Annotated[int, as_written(_read_positive_count), Field(ge=1), WithJsonSchema(_LEVEL)]
 Duration = Annotated[
     float, as_written(units.duration), Field(ge=0), WithJsonSchema({"anyOf": [_DURATION, {"const": 0}]})
+]
+PositivePercentage = Annotated[
+    float,
+    as_written(_read_positive_percentage),
+    Field(gt=0, lt=1),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]}),
 ]
 PositiveDuration = Annotated[float, as_written(_read_positive_duration), Field(gt=0), WithJsonSchema(_DURATION)]
 Command = Annotated[

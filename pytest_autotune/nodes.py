@@ -10,7 +10,7 @@ from pytest_autotune.budget import SearchEnded
 from pytest_autotune.errors import AutotuneError, BenchmarkError, Inconclusive, SloViolation
 from pytest_autotune.formatting import settings
 from pytest_autotune.probing import find_capacity
-from pytest_autotune.search import SpaceExhausted
+from pytest_autotune.scope import SpaceExhausted
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.stash import NOT_SEARCHED, run_of
 from pytest_autotune.trial import LiveTrial, NotRun

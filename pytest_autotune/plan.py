@@ -22,7 +22,8 @@ from pytest_autotune.formatting import count
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.records import utc_now
-from pytest_autotune.search import Observation, failure_value, suggest
+from pytest_autotune.scope import SpaceExhausted
+from pytest_autotune.search import Observation, expected_gain, failure_value, suggest
 from pytest_autotune.seeding import assigned, at_each_degree, distinct, left
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.records import TrialRecord
+    from pytest_autotune.slo import Check
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
     Bars = Callable[[Configuration], bool]  # says of a configuration that it need not be tried
     Choose = Callable[[tuple[TrialRecord, ...], Bars, First], Configuration]
 
-DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
+FAR = 30.0  # logarithm of a ratio beyond which nothing is told apart
 UNDECIDED = 0.01  # margin of a limit that could not be told from what was measured: at the limit, and not within it
 DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 
@@ -60,7 +62,8 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     problems = unknown_flags(suite, installed)
     if problems:
         raise problems[0]
-    adaptive = None if suite.search.strategy == "grid" else [suite.search.identity(), repr(suite.space)]
+    searched = {**suite.search.identity(), "strategy": suite.strategy}
+    adaptive = None if suite.strategy == "grid" else [searched, repr(suite.space)]
     identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return Plan(
@@ -69,7 +72,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         installed=installed,
         nodeid=nodeid,
         study=study,
-        slots=(*_slots(suite), *_confirming_slots(suite)),
+        slots=(*_slots(suite, defaults_of(installed)), *_confirming_slots(suite)),
         levels=levels_of(suite.load),
         first=() if adaptive is None else _first(suite, engine, installed),
     )
@@ -114,17 +117,18 @@ def _gpus_known(suite: Suite, installed: Installed) -> int | None:
         return None  # which `missing_requirements` tells
 
 
-def _slots(suite: Suite) -> Iterator[Slot]:
+def _slots(suite: Suite, defaults: Configuration) -> Iterator[Slot]:
     """Yield the trials of a suite: one for each configuration of a grid, or numbered ones that the search fills."""
-    if suite.search.strategy == "grid":
+    if suite.strategy == "grid":
         names: set[str] = set()
         for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):
             name = label(configuration, names)
             names.add(name)
             yield Slot(name, index, configuration, _within_budget(suite, _given(configuration)))
         return
-    for index in range(suite.search.trials or DEFAULT_TRIALS):
-        yield Slot(_numbered(index), index, {}, _within_budget(suite, partial(_choose_searched, suite, index)))
+    for index in range(suite.trials):
+        choose = partial(_choose_searched, suite, (index, defaults))
+        yield Slot(_numbered(index), index, {}, _within_budget(suite, choose))
 
 
 def _confirming_slots(suite: Suite) -> Iterator[Slot]:
@@ -165,8 +169,15 @@ def _missing_disk(output: Path) -> tuple[str, ...]:
     return (f"needs {DISK_NEEDED_BYTES // 2**20} MiB free for logs and results in {place}, {free // 2**20} MiB are",)
 
 
-def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
-    """Return why the search begins no further trial; empty when nothing keeps it from that."""
+def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...], defaults: Configuration) -> str:
+    """Return why the search begins no further trial; empty when nothing keeps it from that.
+
+    `defaults` are the engine's own, see `defaults_of`.
+    """
+    return _spent(suite, history) or _little_to_gain(suite, history, defaults)
+
+
+def _spent(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
     budget = suite.search.budget
     if budget == Budget():
         return ""
@@ -232,7 +243,7 @@ def _within_budget(suite: Suite, choose: Choose) -> Choose:
     """Return `choose`, which raises `SearchEnded` once the search has ended."""
 
     def chosen(history: tuple[TrialRecord, ...], bars: Bars, first: First) -> Configuration:
-        if reason := how_it_ended(suite, history):
+        if reason := _spent(suite, history):
             raise SearchEnded(f"the search has ended: {reason}")
         return choose(history, bars, first)
 
@@ -244,18 +255,23 @@ def _given(configuration: Configuration) -> Choose:
 
 
 def _choose_searched(
-    suite: Suite, index: int, history: tuple[TrialRecord, ...], bars: Bars, first: First
+    suite: Suite, place: tuple[int, Configuration], history: tuple[TrialRecord, ...], bars: Bars, first: First
 ) -> Configuration:
     """Pick the configuration of a numbered slot: what the search begins with comes first, in its order.
+
+    `place` is its number, and the engine's own values that a choice may learn from.
 
     Which slot gets which of it follows from `first` and from what other slots have, never from whether they
     have ended. What is left of it for other slots counts as being measured, so that it is not suggested.
     """
+    index, defaults = place
     searched = _of_search(history)
     taken = {_number(trial.slot): trial.configuration for trial in searched}
     configuration = assigned(index, first, taken)
     if configuration is not None:
         return configuration
+    if reason := _little_to_gain(suite, history, defaults, bars):
+        raise SearchEnded(f"the search has ended: {reason}")
     return suggest(
         replace(suite.space, bars=bars),
         (
@@ -263,9 +279,34 @@ def _choose_searched(
             *(Observation(configuration=each, state="running") for each in left(first, taken)),
         ),
         seed=suite.search.seed + index,
-        strategy=suite.search.strategy,
+        strategy=suite.strategy,
         fixed=suite.fixed,
+        defaults=defaults,
     )
+
+
+def defaults_of(installed: Installed) -> Configuration:
+    """Return the engine's own values by the names of its flags, those that it tells."""
+    flags = installed.flags or {}
+    return {flag.name: flag.default for flag in flags.values() if flag.default is not None}
+
+
+def _little_to_gain(
+    suite: Suite, history: tuple[TrialRecord, ...], defaults: Configuration, bars: Bars | None = None
+) -> str:
+    """Say that what the search would try next is expected to bring less than the suite asks for; else empty."""
+    least = suite.search.improvement
+    if least is None or suite.strategy != "bayes":
+        return ""
+    observed = tuple(observe(trial, suite) for trial in _of_search(history))
+    space = replace(suite.space, bars=bars)
+    try:
+        gain = expected_gain(space, observed, seed=suite.search.seed, fixed=suite.fixed, defaults=defaults)
+    except SpaceExhausted:
+        return ""  # which is an end of its own
+    if gain is None or gain >= least:
+        return ""
+    return f"the next trial is expected to improve the best by {gain:.2%}, less than {least:.2%}"
 
 
 def _numbered(index: int) -> str:
@@ -279,8 +320,8 @@ def _number(slot: str) -> int:
 def observe(trial: TrialRecord, suite: Suite) -> Observation:
     """Tell the search what a trial came to: a value to maximise, and constraints that hold at 0 or below.
 
-    The constraints are always the same: one for each limit (how far the least violating batch is
-    beyond it, relative to the limit) and ``crash`` on the graded failure scale.
+    The constraints are always the same: one for each limit (the logarithm of what the best or else the
+    least violating batch had, relative to the limit) and ``crash`` on the graded failure scale.
     """
     if trial.state == "running":
         return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
@@ -296,7 +337,8 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
         budget_s = suite.timeouts.start_s + suite.timeouts.ready_s
         crash = failure_value(elapsed_s=trial.elapsed_s or 0.0, budget_s=budget_s, text=f"{trial.cause} {trial.reason}")
     else:
-        margins |= {check.limit.metric: check.ratio for check in batch.verdict.checks if check.actual is not None}
+        told = (check for check in batch.verdict.checks if check.actual is not None)
+        margins |= {check.limit.metric: _margin(check) for check in told}
     value = judged.rank_value
     return Observation(
         configuration=trial.configuration,
@@ -304,3 +346,15 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
         value=value,
         constraints={**margins, "crash": crash},
     )
+
+
+def _margin(check: Check) -> float:
+    """Return log(actual / limit), of a floor log(limit / actual): equal steps are equal factors, whatever the unit.
+
+    Of a limit of 0, or of nothing measured against one, there is no logarithm: the relative excess stands for it.
+    """
+    actual, bound = check.actual, check.limit.bound
+    if actual is None or actual <= 0 or bound <= 0:
+        return max(-FAR, min(check.ratio, FAR))
+    margin = math.log(actual) - math.log(bound)
+    return -margin if check.limit.floor else margin

@@ -17,7 +17,7 @@ from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.load.plan import secrets_of
-from pytest_autotune.plan import grid_cost, how_it_ended
+from pytest_autotune.plan import defaults_of, grid_cost, how_it_ended
 from pytest_autotune.recorded import under
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
@@ -105,7 +105,8 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
     environment = run.environment
     now = utc_now()
     best = selection.best
-    ended = how_it_ended(suite, history) if _finished(plan, history) < len(plan.searching) else ""
+    whole = _finished(plan, history) >= len(plan.searching)
+    ended = "" if whole else how_it_ended(suite, history, defaults_of(plan.installed))
     return SuiteReport(
         suite=suite,
         path=plan.nodeid,
@@ -156,7 +157,7 @@ def _partial(plan: Plan, history: Sequence[TrialRecord], ended: str) -> str:
     A search that ended before its last trial, or found nothing left to try, is whole with what was finished.
     """
     number = _finished(plan, history)
-    needed = len(plan.searching) if plan.suite.search.strategy == "grid" and not ended else 1
+    needed = len(plan.searching) if plan.suite.strategy == "grid" and not ended else 1
     return "" if number >= needed else f"{number} of {len(plan.searching)} trials were finished; the gate judges all"
 
 

@@ -194,7 +194,7 @@ class Run:
         """
         from pytest_autotune.beginning import FIRST, first_of
 
-        if plan.suite.search.strategy == "grid" or self.settings.rejudge:
+        if plan.suite.strategy == "grid" or self.settings.rejudge:
             return {}
         if plan.nodeid not in self._firsts:
             begun = None if self.settings.fresh else self.store.beginning(plan.study)

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +26,7 @@ from pytest_autotune.fields import (
     Identifier,
     PositiveCount,
     PositiveDuration,
+    PositivePercentage,
     Seeds,
     SuiteName,
     Text,
@@ -40,20 +43,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_autotune.load.generator import Workload
+    from pytest_autotune.search import Strategy
 
 
 _SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with or without, a batch is the same
 
 
-_MORE_OR_LESS = {"trials", "time_s", "gpu_time_s", "patience", "confirm", "repeats"}  # of a search: how much of it
+DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
+LARGEST_GRID = 100_000  # combinations before constraints
+
+_MORE_OR_LESS = {
+    "trials",
+    "time_s",
+    "gpu_time_s",
+    "patience",
+    "improvement",
+    "confirm",
+    "repeats",
+}  # of a search: how much of it
 _FIRST = {"seeds", "earlier", "prior"}  # of a search: what it tries before anything that it chooses
 
 
 class SearchBlock(Block):
     """`search:` how configurations are chosen."""
 
-    strategy: Literal["grid", "random", "tpe"] = Field(
-        default="grid", description="grid: every combination; random; tpe: learns from the trials so far."
+    strategy: Literal["grid", "random", "tpe", "gp", "bayes", "auto"] = Field(
+        default="grid",
+        description="grid: every combination; random; tpe and gp: Optuna's samplers; bayes: models of what was "
+        "measured; auto: a grid that fits into the trials, else bayes.",
     )
     trials: PositiveCount | None = Field(
         default=None, description="At most so many trials. Default: all of a grid, else 20."
@@ -74,6 +91,11 @@ class SearchBlock(Block):
         default=None,
         description="Begin no trial after so many in a row that brought nothing better than the best compliant one.",
         examples=[8],
+    )
+    improvement: PositivePercentage | None = Field(
+        default=None,
+        description="Of bayes: begin no trial once the next one is expected to improve the best by less than that.",
+        examples=["1%"],
     )
     confirm: Count = Field(
         default=0,
@@ -233,11 +255,30 @@ class Suite(Plain):
         """The objective that the best is selected by, then those that the Pareto front holds against it."""
         return (self.objective, *self.tradeoffs)
 
+    @property
+    def trials(self) -> int:
+        """The trials of a search that chooses; a grid has its configurations, or fewer if the suite says so."""
+        return self.search.trials or DEFAULT_TRIALS
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """What chooses configurations: `auto` is a grid where that is no larger than the trials, else `bayes`.
+
+        Seeds say where to begin, which a grid does not ask: with seeds it is `bayes`.
+        """
+        if self.search.strategy != "auto":
+            return self.search.strategy
+        try:
+            listable = self.space.size() <= LARGEST_GRID and not self.search.seeds
+        except ValueError:  # a range without grid points
+            listable = False
+        return "grid" if listable and _at_most(self.configurations(), self.trials) else "bayes"
+
     def configurations(self) -> Iterator[Configuration]:
         """Yield what a grid tries: first the engine's defaults if they are asked for, then every allowed combination.
 
         Lazy, without duplicates. Raises `ValueError` when a parameter cannot be enumerated, which
-        `load_suite` rules out for the grid strategy.
+        `load_suite` rules out for a grid.
         """
         defaults = self.search.defaults and bool(self.space.parameters)
         if defaults:
@@ -303,6 +344,10 @@ class Suite(Plain):
         path = None if self.path == Path() else self.path
         prefix = f"{dotted(where)}: " if where else ""
         return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
+
+
+def _at_most(configurations: Iterator[Configuration], number: int) -> bool:
+    return sum(1 for _ in islice(configurations, number + 1)) <= number
 
 
 def _described(parameter: Parameter) -> dict[str, Any]:

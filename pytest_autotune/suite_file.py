@@ -307,11 +307,14 @@ def _check_names(file: SuiteFile, collector: Collector) -> None:
 
 
 def _check_search(file: SuiteFile, collector: Collector) -> None:
+    if file.search.improvement is not None and file.search.strategy not in ("bayes", "auto"):
+        remedy = "remove it, or write strategy: bayes (or auto)"
+        collector.note(("search", "improvement"), f"{file.search.strategy} expects nothing of what it tries; {remedy}")
     if file.search.strategy != "grid":
         return
     for key in ("seeds", "earlier", "prior"):
         if key in file.search.model_fields_set:
-            collector.note(("search", key), "a grid tries everything in its order; remove it or write strategy: tpe")
+            collector.note(("search", key), "a grid tries everything in its order; remove it or write strategy: bayes")
 
 
 def _check_command(file: SuiteFile, collector: Collector) -> None:

@@ -20,6 +20,7 @@ from pytest_autotune.space import (
     values_of,
 )
 from pytest_autotune.spelling import misspelled, nearest, show
+from pytest_autotune.suite import LARGEST_GRID
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pytest_autotune.problems import Collector, Where
     from pytest_autotune.space import Forbidden, Parameter, Value
     from pytest_autotune.suite_file import SuiteFile
-
-LARGEST_GRID = 100_000  # combinations before constraints
 
 
 def read_space(file: SuiteFile, known_flags: Collection[str] | None, collector: Collector) -> Space:
@@ -136,7 +135,7 @@ def _check_space(file: SuiteFile, space: Space, collector: Collector) -> None:
     except ConditionError as error:
         collector.note(("parameters", error.parameter, "when"), str(error))
         return
-    if grid:
+    if grid or (file.search.strategy == "auto" and _is_small(space)):
         _check_rules(file, space, collector)
 
 
@@ -158,6 +157,13 @@ def _check_seeds(file: SuiteFile, space: Space, collector: Collector) -> None:
         seen.setdefault(key, index)
 
 
+def _is_small(space: Space) -> bool:
+    try:
+        return space.size() <= LARGEST_GRID
+    except ValueError:  # a range without grid points
+        return False
+
+
 def _ends(parameter: Parameter) -> tuple[Value, ...]:
     return parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
 
@@ -170,7 +176,7 @@ def _can_be_listed(space: Space, collector: Collector) -> bool:
         return False
     size = space.size()
     if size > LARGEST_GRID:
-        remedy = "list fewer values or write search: {strategy: tpe}"
+        remedy = "list fewer values or write search: {strategy: auto}"
         collector.note(("parameters",), f"{size} combinations are more than a grid may have ({LARGEST_GRID}); {remedy}")
     return size <= LARGEST_GRID
 

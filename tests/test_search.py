@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autotune.search import STARTUP, Observation, SpaceExhausted, _axis, _Scope, failure_value, suggest
+from pytest_autotune.scope import Scope, SpaceExhausted, axis_of
+from pytest_autotune.search import STARTUP, Observation, failure_value, suggest
 from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space, canonical
 from tests.make_spaces import FIXED
 from tests.make_spaces import spaces as conditional_spaces
 
 ROOT = Path(__file__).parent.parent
-STRATEGIES = ("grid", "random", "tpe")
+STRATEGIES = ("grid", "random", "tpe", "bayes")
 SMALL = Space(
     (
         Choice("tp", (1, 2, 4)),
@@ -74,7 +75,7 @@ SPECULATION = Space(
 
 
 def scope_of(space, fixed, tried=()):
-    return _Scope(space, fixed, set(tried), tuple(_axis(parameter) for parameter in space.parameters))
+    return Scope(space, fixed, set(tried), tuple(axis_of(parameter) for parameter in space.parameters))
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +90,7 @@ def test_every_configuration_of_a_space_with_conditions_comes_once(space, strate
     assert sorted(proposed) == sorted(canonical(configuration) for configuration in space.grid(FIXED))
 
 
-@pytest.mark.parametrize("strategy", ["random", "tpe"])
+@pytest.mark.parametrize("strategy", ["random", "tpe", "bayes"])
 def test_proposals_have_just_the_parameters_whose_conditions_hold(strategy):
     fixed = {"limit": 3}
     history = play(SPECULATION, strategy, 30, score=lambda c: done(c, c.get("share", 0.5)), fixed=fixed)

@@ -1,0 +1,266 @@
+"""Compare ways to search on measured landscapes: python -m benchmarks.search --silicon FILE.
+
+Everything runs through pytest, the plugin, the store and its selection; only the servers and the load are replayed
+(`benchmarks.replay`). It prints, and asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from benchmarks.load import machine
+from benchmarks.replay.landscape import e2e_s, read
+from benchmarks.tables import Printer
+from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.store import Store
+from pytest_autotune.suite_file import load_suite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from benchmarks.replay.landscape import Landscape, Setting
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedTrial
+
+SHARES = (0.3, 0.5, 0.7)  # of the points that are too slow for the limit
+CLOSE = 0.95  # of the true best: found
+STRATEGIES = ("grid", "random", "tpe-as-used", "tpe-infinite", "graded", "ours")
+WINDOW = 4.0  # times the median answer: requests of each stream in a window
+PATIENCE = 4  # trials in a row without anything better that end our search
+DRAWS = 2_000  # of the bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One search: a landscape with a limit, a strategy and a seed."""
+
+    landscape: Landscape
+    share: float
+    strategy: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search cost, and what its selection is worth without noise."""
+
+    found: bool  # whether the best so far ever came within 5 % of the true best
+    deployments: int  # until then; all of them when it never did
+    load_s: float
+    all_deployments: int
+    all_load_s: float
+    resolved: bool  # the limit lies outside the 95 % interval of what was measured of the winner
+    wrong: bool  # the winner truly misses the limit
+    twice: int  # configurations that were deployed again
+
+
+def main() -> None:
+    """Run every case, and print the figures of each strategy."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description="Searches on measured landscapes.")
+    parser.add_argument("--silicon", type=Path, required=True, metavar="FILE", help="CSV of measured points")
+    parser.add_argument("--quick", action="store_true", help="every fifth landscape, one limit, one seed")
+    parser.add_argument("--all", action="store_true", help="all landscapes (default: every other one)")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    asked = parser.parse_args()
+    out = Printer(markdown=asked.markdown)
+    out.note(machine())
+    every = read(asked.silicon.resolve())
+    chosen = every[::5] if asked.quick else every if asked.all else every[::2]
+    shares, seeds = (SHARES[1:2], 1) if asked.quick else (SHARES, asked.seeds)
+    outcomes = run(asked.silicon.resolve(), chosen, shares, seeds)
+    report(out, outcomes, f"{len(chosen)} of {len(every)} landscapes, {len(shares)} limits, {seeds} seeds.")
+
+
+def run(file: Path, chosen: Sequence[Landscape], shares: Sequence[float], seeds: int) -> dict[Case, Outcome]:
+    """Search in two processes at a time, one for each strategy: its suites share a session and a store."""
+
+    def of(strategy: str) -> dict[Case, Outcome]:
+        cases = [Case(one, share, strategy, seed) for one in chosen for share in shares for seed in range(seeds)]
+        return search(file, cases)
+
+    with ThreadPoolExecutor(2) as pool:
+        return {case: outcome for found in pool.map(of, STRATEGIES) for case, outcome in found.items()}
+
+
+def search(file: Path, cases: Sequence[Case]) -> dict[Case, Outcome]:
+    """Run pytest once over the suites of all cases, and read what it stored."""
+    with tempfile.TemporaryDirectory(prefix="search-") as text:
+        directory = Path(text)
+        (directory / "suites").mkdir()
+        for index, case in enumerate(cases):
+            (directory / "suites" / f"case-{index:04d}.yaml").write_text(json.dumps(suite(file, case)))
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
+        command += ["-p", "benchmarks.replay.world", "suites", "--autotune"]
+        root = str(Path(__file__).parents[1])
+        environment = os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": root}
+        done = subprocess.run(command, cwd=text, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1):
+            raise SystemExit(done.stdout[-4000:] + done.stderr[-4000:])
+        with Store(f"sqlite:///{text}/.autotune/results.db") as store:
+            run_id = store.runs()[0].id
+            studies = {Path(one.suite).stem: one.study for one in store.suites_of_run(run_id)}
+            trials: dict[str, list[TrialRecord]] = {}
+            for trial in store.trials_of_run(run_id):
+                trials.setdefault(trial.study, []).append(trial)
+        return {
+            case: outcome(case, trials[studies[f"case-{index:04d}"]], directory / "suites" / f"case-{index:04d}.yaml")
+            for index, case in enumerate(cases)
+        }
+
+
+def suite(file: Path, case: Case) -> dict[str, object]:
+    """Return the suite of a case."""
+    landscape, ours = case.landscape, case.strategy == "ours"
+    typical_s = median(e2e_s(point, landscape.key.osl) for one in landscape.settings for point in one.points.values())
+    load: dict[str, object] = {
+        "prompt_tokens": landscape.key.isl,
+        "output_tokens": landscape.key.osl,
+        "concurrency": from_the_middle(landscape.levels) if ours else list(landscape.levels),
+        "duration": f"{WINDOW * typical_s:.3f}s",
+        "warmup": f"{typical_s:.3f}s",
+    }
+    strategy = {"grid": "grid", "random": "random"}.get(case.strategy, "tpe")
+    # Numbered slots take the seed plus their number: seeds far apart share none.
+    settings: dict[str, object] = {"strategy": strategy, "defaults": False, "seed": 1000 * case.seed}
+    if case.strategy != "grid":
+        settings["trials"] = len(landscape.settings)
+    if ours:
+        load["skip"] = "dominated"
+        settings["patience"] = PATIENCE
+    names = {"file": str(file), **landscape.key._asdict(), "noise": case.seed, "proposer": case.strategy}
+    return {
+        "name": "case",
+        "engine": "replay",
+        "model": landscape.key.model_path,
+        "parameters": {name: list(values) for name, values in landscape.varying.items()},
+        "constraints": list(landscape.conditions),
+        "fixed": names,
+        "load": load,
+        "slo": {"tpot.mean": f"{1e3 * landscape.tpot_limit_s(case.share):.6f}ms"},
+        "objective": "maximize output_throughput_per_gpu",
+        "search": settings,
+    }
+
+
+def from_the_middle(levels: Sequence[int]) -> list[int]:
+    """Return levels in the order of a bisection: each verdict may then settle many others."""
+    if not levels:
+        return []
+    middle = len(levels) // 2
+    return [levels[middle], *from_the_middle(levels[middle + 1 :]), *from_the_middle(levels[:middle])]
+
+
+def outcome(case: Case, trials: Sequence[TrialRecord], path: Path) -> Outcome:
+    """Follow a search trial by trial: what it would have selected after each."""
+    rules, landscape = load_suite(path), case.landscape
+    limit_s = landscape.tpot_limit_s(case.share)
+    wanted = CLOSE * max(landscape.true_value(one, limit_s) for one in landscape.settings)
+    ordered = sorted(trials, key=lambda trial: trial.id)
+    judged = [judge_trial(trial, limits=rules.slo, objective=rules.objective) for trial in ordered]
+    loads_s = [load_s(trial, rules.load.warmup_s) for trial in ordered]
+    until = next((n for n in range(1, len(judged) + 1) if worth(case, select(judged[:n]).best) >= wanted), None)
+    best = select(judged).best
+    upper = None
+    if best is not None and best.best is not None:
+        upper = best.best.record.intervals.get("tpot.mean", (None, None))[1]
+    return Outcome(
+        found=until is not None,
+        deployments=until or len(ordered),
+        load_s=sum(loads_s[:until]),
+        all_deployments=len(ordered),
+        all_load_s=sum(loads_s),
+        resolved=upper is not None and upper <= limit_s,
+        wrong=best is not None and worth(case, best) == 0.0,
+        twice=len(ordered) - len({json.dumps(dict(trial.configuration), sort_keys=True) for trial in ordered}),
+    )
+
+
+def load_s(trial: TrialRecord, warmup_s: float) -> float:
+    """Return the simulated seconds of load of a trial, without those in which the last answers are waited for."""
+    return sum(warmup_s + batch.window_s for batch in trial.batches if batch.status == "measured")
+
+
+def worth(case: Case, best: JudgedTrial | None) -> float:
+    """Return what a selection truly brings at its level; 0 when it truly misses the limit."""
+    if best is None or best.level is None or best.level.concurrency is None:
+        return 0.0
+    setting: Setting | None = case.landscape.setting(best.trial.configuration)
+    point = None if setting is None else setting.at(best.level.concurrency)
+    if setting is None or point is None or point.tpot_s > case.landscape.tpot_limit_s(case.share):
+        return 0.0
+    return case.landscape.throughput_per_gpu(setting, best.level.concurrency)
+
+
+def report(out: Printer, outcomes: Mapping[Case, Outcome], note: str) -> None:
+    """Print the means of each strategy, and ours relative to the others, with intervals over landscapes."""
+    out.title("Measured landscapes", f"{note} Mean, and 95 % interval by bootstrap over landscapes.")
+    rows = []
+    for strategy in STRATEGIES:
+        those = [one for case, one in outcomes.items() if case.strategy == strategy]
+        resolved = [one for one in those if one.resolved]
+        figures: tuple[Callable[[Outcome], float], ...] = (
+            lambda one: one.deployments,
+            lambda one: one.load_s / 60,
+            lambda one: one.all_deployments,
+            lambda one: one.all_load_s / 60,
+        )
+        cells = [interval(outcomes, strategy, figure) for figure in figures]
+        wrong = f"{sum(one.wrong for one in resolved)} of {len(resolved)}"
+        rows.append([strategy, *cells, f"{fmean(one.found for one in those):.0%}", wrong])
+    out.table(("strategy", "deployments", "load, min", "whole search", "load, min", "found", "wrong"), rows)
+    for strategy in ("random", "tpe-as-used"):
+        share, text = ratio(outcomes, strategy, lambda one: one.deployments)
+        out.verdict(f"deployments of ours against {strategy} {text}", share, 0.5, "")
+    for name, figure in (("until found", lambda one: one.load_s), ("whole search", lambda one: one.all_load_s)):
+        share, text = ratio(outcomes, "grid", figure)
+        out.verdict(f"load time of ours against the grid, {name} {text}", share, 0.25, "")
+    ours = [one for case, one in outcomes.items() if case.strategy == "ours"]
+    out.verdict("wrong winners of ours called resolved", sum(one.wrong and one.resolved for one in ours), 0, "")
+    out.verdict("configurations of ours deployed twice", sum(one.twice for one in ours), 0, "")
+
+
+def interval(outcomes: Mapping[Case, Outcome], strategy: str, figure: Callable[[Outcome], float]) -> str:
+    means = list(by_landscape(outcomes, strategy, figure).values())
+    chance = random.Random(0)
+    drawn = sorted(fmean(chance.choices(means, k=len(means))) for _ in range(DRAWS))
+    return f"{fmean(means):.2f} ({drawn[DRAWS // 40]:.2f} to {drawn[-DRAWS // 40]:.2f})"
+
+
+def ratio(outcomes: Mapping[Case, Outcome], strategy: str, figure: Callable[[Outcome], float]) -> tuple[float, str]:
+    """Return ours relative to a strategy, from the same landscapes, limits and seeds."""
+    ours, theirs = by_landscape(outcomes, "ours", figure), by_landscape(outcomes, strategy, figure)
+    pairs = [(ours[key], theirs[key]) for key in ours]
+    chance = random.Random(0)
+    drawn = sorted(share_of(chance.choices(pairs, k=len(pairs))) for _ in range(DRAWS))
+    return share_of(pairs), f"({drawn[DRAWS // 40]:.2f} to {drawn[-DRAWS // 40]:.2f})"
+
+
+def share_of(pairs: Sequence[tuple[float, float]]) -> float:
+    return sum(one for one, _ in pairs) / sum(other for _, other in pairs)
+
+
+def by_landscape(
+    outcomes: Mapping[Case, Outcome], strategy: str, figure: Callable[[Outcome], float]
+) -> dict[object, float]:
+    """Return the mean of a figure on each landscape, over limits and seeds."""
+    found: dict[object, list[float]] = {}
+    for case, one in outcomes.items():
+        if case.strategy == strategy:
+            found.setdefault(case.landscape.key, []).append(figure(one))
+    return {key: fmean(values) for key, values in found.items()}
+
+
+if __name__ == "__main__":
+    main()

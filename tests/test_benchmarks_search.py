@@ -1,0 +1,80 @@
+"""What the benchmark of searches relies on: a replayed world that is the landscape, and exact accounts of it."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.replay.landscape import e2e_s, read
+from benchmarks.search import SHARES, Case, from_the_middle, run
+from pytest_autotune.constraints import Constraint
+from pytest_autotune.space import Choice, Space
+
+FILE = Path(__file__).parent / "data" / "landscape.csv"
+
+
+@pytest.fixture(scope="module")
+def landscape():
+    (found,) = read(FILE)
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcomes(landscape):
+    return run(FILE, [landscape], [0.5], 1)
+
+
+def test_the_space_has_the_configurations_of_the_landscape_and_no_other(landscape):
+    parameters = tuple(Choice(name, values) for name, values in landscape.varying.items())
+    space = Space(parameters, tuple(Constraint(text) for text in landscape.conditions))
+    grid = [dict(one) for one in space.grid({})]
+    expected = [landscape.configuration(one) for one in landscape.settings]
+    assert sorted(map(str, grid)) == sorted(str(dict(one)) for one in expected)
+    assert space.size() > len(grid) == 6
+
+
+def test_points_are_interpolated_and_never_extrapolated(landscape):
+    setting = next(one for one in landscape.settings if one.gpus == 8)
+    assert setting.at(4) == (0.035, 0.006)
+    assert setting.at(8).tpot_s == pytest.approx((0.006 * 0.010) ** 0.5)
+    assert setting.at(2) is None
+    assert setting.at(17) is None
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_no_point_lies_on_the_limit(landscape, share):
+    limit_s = landscape.tpot_limit_s(share)
+    tpots = [point.tpot_s for one in landscape.settings for point in one.points.values()]
+    assert all(abs(tpot / limit_s - 1) > 0.02 for tpot in tpots)
+    assert sum(tpot > limit_s for tpot in tpots) == pytest.approx(share * len(tpots), abs=1)
+
+
+def test_a_bisection_takes_every_level_once_from_the_middle():
+    assert from_the_middle([4, 8, 16, 32, 64]) == [16, 64, 32, 8, 4]
+
+
+def test_the_grid_deploys_everything_once_and_its_load_time_is_exact(landscape, outcomes):
+    found = outcomes[Case(landscape, 0.5, "grid", 0)]
+    tail = sorted(e2e_s(point, 64) for one in landscape.settings for point in one.points.values())[5:7]
+    assert found.found
+    assert not found.wrong
+    assert found.all_deployments == 6
+    # Windows of four typical answers and a warm-up of one, rounded to milliseconds, at two levels.
+    assert found.all_load_s == pytest.approx(6 * 2 * 5 * sum(tail) / 2, abs=0.02)
+
+
+def test_no_strategy_deploys_a_configuration_twice(outcomes):
+    assert {case.strategy for case in outcomes} == {
+        "grid",
+        "random",
+        "tpe-as-used",
+        "tpe-infinite",
+        "graded",
+        "ours",
+    }
+    assert [one.twice for one in outcomes.values()] == [0] * 6
+    assert all(one.deployments <= one.all_deployments <= 6 for one in outcomes.values())
+
+
+def test_ours_skips_levels_that_cannot_matter(landscape, outcomes):
+    ours, random = (outcomes[Case(landscape, 0.5, name, 0)] for name in ("ours", "random"))
+    assert ours.all_load_s < random.all_load_s
