@@ -19,7 +19,7 @@ LAYERS = [
     {"records", "budget", "sequential"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_schema"},
-    {"search", "selection", "gate", "explanation", "pareto", "confirmation"},
+    {"search", "selection", "gate", "explanation", "pareto", "confirmation", "screening"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
