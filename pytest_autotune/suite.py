@@ -24,6 +24,7 @@ from pytest_autotune.fields import (
     Identifier,
     PositiveCount,
     PositiveDuration,
+    Screen,
     SuiteName,
     Text,
     Url,
@@ -44,7 +45,15 @@ if TYPE_CHECKING:
 _SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with or without, a batch is the same
 
 
-_MORE_OR_LESS = {"trials", "time_s", "gpu_time_s", "patience", "confirm", "repeats"}  # of a search: how much of it
+_MORE_OR_LESS = {
+    "trials",
+    "time_s",
+    "gpu_time_s",
+    "patience",
+    "screen",
+    "confirm",
+    "repeats",
+}  # of a search: how much of it
 
 
 class SearchBlock(Block):
@@ -72,6 +81,12 @@ class SearchBlock(Block):
         default=None,
         description="Begin no trial after so many in a row that brought nothing better than the best compliant one.",
         examples=[8],
+    )
+    screen: Screen | None = Field(
+        default=None,
+        description="Load each configuration at the best one's level first, and measure it no further when it is "
+        "clearly worse within this share of the duration.",
+        examples=["20%"],
     )
     confirm: Count = Field(
         default=0,
