@@ -211,7 +211,8 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     """Tell the search what a trial came to: a value to maximise, and constraints that hold at 0 or below.
 
     The constraints are always the same: one for each limit (how far the least violating batch is
-    beyond it, relative to the limit) and ``crash`` on the graded failure scale.
+    beyond it, relative to the limit) and ``crash`` on the graded failure scale. What was screened out
+    has no value and misses its limits by next to nothing: worse than all that complies, better than the rest.
     """
     if trial.state == "running":
         return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
@@ -219,7 +220,7 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     batch = judged.best or judged.least_violating
     crash = 0.0
     margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
-    if judged.status is Status.INCONCLUSIVE:
+    if judged.status in (Status.INCONCLUSIVE, Status.SCREENED_OUT):
         margins = dict.fromkeys(margins, UNDECIDED)
     elif judged.status is Status.VIOLATING and batch is None:
         pass  # no limit was missed, but no level complies: the server fell behind, or a check of the user's own failed

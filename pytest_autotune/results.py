@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.trial import OUTDATED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
 
 def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
     plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-    history = plan.history(run.store)
+    history = _standing(run, plan)
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
     run.selected(plan, report.selection.best)
@@ -75,6 +76,15 @@ def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion
         partial=_partial(plan, history, report.ended),
     )
     return conclusion, report
+
+
+def _standing(run: Run, plan: Plan) -> tuple[TrialRecord, ...]:
+    """Return what the store has of the suite's trials; those that are to be measured again are not finished."""
+    history = plan.history(run.store)
+    outdated = run.outdated(plan, history)
+    return tuple(
+        replace(trial, state="interrupted", reason=OUTDATED) if trial.id in outdated else trial for trial in history
+    )
 
 
 def _not_concluded(error: Exception) -> Gate:

@@ -15,7 +15,7 @@ from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -51,7 +51,7 @@ class Run:
         self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
-        self._needed: dict[str, dict[str, object]] = {}  # by run and study: what decides which metrics there are
+        self._documents: dict[str, dict[str, Mapping[str, Any]]] = {}  # by run and study: the suite as it was then
         self._resources = ExitStack()
         self._standing: Standing | None = None
 
@@ -172,6 +172,8 @@ class Run:
             generator=self._generator(plan.suite),
             announce=self.announce,
             restated=self.restated,
+            outdated=self.outdated,
+            screens=not self._own_objective,
             finished=lambda trial: self._finished(plan, trial),
         )
 
@@ -179,12 +181,35 @@ class Run:
         """Return a recorded trial with the metrics that the suite needs now: anew if it needed others then."""
         from pytest_autotune.recorded import restate
 
-        if trial.run_id not in self._needed:
-            suites = self.store.suites_of_run(trial.run_id)
-            self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
-        if self._needed[trial.run_id].get(plan.study) == _needed(plan.suite.document()):
+        if self._document(plan, trial, _needed) == _needed(plan.suite.document()):
             return trial
         return restate(trial, plan.suite, self.store)
+
+    def outdated(self, plan: Plan, history: tuple[TrialRecord, ...]) -> frozenset[int]:
+        """Return the trials that were screened out by other limits, objectives or rivals than count now, by id.
+
+        They were never measured in full, so that their numbers cannot be judged anew.
+        """
+        from pytest_autotune.screening import still_stands
+        from pytest_autotune.selection import judge_trial
+        from pytest_autotune.slo import Status
+
+        dropped = [trial for trial in history if trial.status is Status.SCREENED_OUT and trial.state == "finished"]
+        if not dropped:
+            return frozenset()
+        suite = plan.suite
+        if suite.search.screen is None or self._own_objective:
+            return frozenset(trial.id for trial in dropped)
+        judged = [
+            judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+            for trial in history
+        ]
+        now = _judged_by(suite.document())
+        return frozenset(
+            trial.id
+            for trial in dropped
+            if self._document(plan, trial, _judged_by) != now or not still_stands(trial.reason, judged)
+        )
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
@@ -224,6 +249,21 @@ class Run:
         for owner in set(running) - {self.owner}:
             interrupt_owner(owner)
 
+    @property
+    def _own_objective(self) -> bool:
+        """Whether a plugin may rank trials by something of its own."""
+        return bool(self.config.hook.pytest_autotune_objective.get_hookimpls())
+
+    def _document(
+        self, plan: Plan, trial: TrialRecord, part: Callable[[Mapping[str, Any]], list[object]]
+    ) -> list[object] | None:
+        """Return a part of the suite's document as it was when the trial was measured; None when that is not known."""
+        if trial.run_id not in self._documents:
+            suites = self.store.suites_of_run(trial.run_id)
+            self._documents[trial.run_id] = {covered.study: covered.document for covered in suites}
+        document = self._documents[trial.run_id].get(plan.study)
+        return None if document is None else part(document)
+
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:
         self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)
 
@@ -257,6 +297,11 @@ class Run:
 def _needed(document: Mapping[str, Any]) -> list[object]:
     """Return the parts of a suite's document that metrics are computed for."""
     return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence")]
+
+
+def _judged_by(document: Mapping[str, Any]) -> list[object]:
+    """Return the parts of a suite's document that decide which trial is better."""
+    return [*_needed(document), document["steepness"]]
 
 
 class UtcFormatter(logging.Formatter):

@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_autotune.batches import record_of, record_of_lost, when_resolved, workload_until_resolved
+from pytest_autotune.batches import (
+    record_of,
+    record_of_lost,
+    screening_of,
+    when_resolved,
+    workload_until_resolved,
+)
 from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Sample
+    from pytest_autotune.screening import Screening
     from pytest_autotune.slo import Ruling, Verdict
     from pytest_autotune.space import Configuration
     from pytest_autotune.store import Store
@@ -39,6 +46,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
 NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
+OUTDATED = "it was screened out, by what counts no more: it is to be measured again"
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
 
 
@@ -93,6 +101,8 @@ class Bench:
     generator: LoadGenerator
     announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
     restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
+    outdated: Callable[[Plan, tuple[TrialRecord, ...]], Collection[int]]  # screened out by what counts no more
+    screens: bool  # no plugin ranks trials by something of its own
     finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
 
 
@@ -127,6 +137,8 @@ class LiveTrial:
         self._server: Server | None = None
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self.batches: dict[Level, BatchRecord] = {}
+        self.screened_out = ""  # why this configuration cannot win, once that is known
+        self._screened = confirms(slot.name) or not claim.trial.configuration or not bench.screens
         self._concluded = False  # every load that matters was measured
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -136,6 +148,8 @@ class LiveTrial:
             self.batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = failure_of(self.record)
+            if self.record.status is Status.SCREENED_OUT:
+                self.screened_out = self.record.reason
 
     @property
     def configuration(self) -> Configuration:
@@ -179,10 +193,13 @@ class LiveTrial:
         Raises `NotRun` when the server is not there any more, `Infeasible` when this load kills
         it by its configuration, `BenchmarkError` when the batch cannot be measured.
         """
+        if level not in self.batches:
+            self._require_use(level)
+            self._screen()
         if level not in self._measured:
             if level not in self.batches:
                 self._require_use(level)
-                self._measured[level] = self._run_batch(level)
+                self._run_batch(level)
             else:
                 self._measured[level] = self._read_batch(level)
         batch = self._measured[level]
@@ -263,6 +280,8 @@ class LiveTrial:
 
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
+        if self.screened_out:
+            raise NotRun(f"{Status.SCREENED_OUT}: {self.screened_out}")
         if self.end is not None:
             raise NotRun(f"the server died at {self.end.level}: {self.end.reason}")
         if reason := self._dominated(level):
@@ -277,21 +296,40 @@ class LiveTrial:
         judged = judge_batches(self.batches.values(), suite.slo, suite.objective, steepness=suite.steepness)
         return dominated(level, judged, suite.objective)
 
-    def _run_batch(self, level: Level) -> MeasuredBatch:
+    def _screen(self) -> None:
+        """Begin with the level at which the best so far is best, once: what cannot win ends there.
+
+        What goes on has measured that level in full, so that screening costs it nothing. The engine's
+        defaults, the reference, and what measures a configuration again are never screened.
+        """
+        if self._screened or self.recorded:
+            return
+        self._screened = True
+        found = screening_of(self.plan.suite, self.plan.levels, self.history(), self._bench.store, gpus=self.gpus)
+        if found is not None:
+            self._run_batch(*found)
+
+    def _run_batch(self, level: Level, screening: Screening | None = None) -> None:
         server = self.server()
         workers: int | None = self.plan.suite.load.workers
         for attempt in range(1, ATTEMPTS + 1):
-            record, samples = self._load(server, level, replace(self._workload(level, attempt), workers=workers))
+            workload = replace(self._workload(level, attempt), workers=workers)
+            record, samples = self._load(server, level, workload, screening)
             if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
                 break
+            screening = None  # other requests are sent now
             log.warning("%s %s is measured once more: %s", self.slot.name, level, record.reason)
             if self.plan.suite.load.workers is None:
                 from pytest_autotune.load.http import more_workers
 
                 workers = more_workers(record.client.workers)
+        if screening is not None and screening.dropped and record.status == "measured":
+            self.screened_out = screening.dropped
+            log.info("%s %s: %s", self.slot.name, Status.SCREENED_OUT, self.screened_out)
+            return
         self._bench.store.record_batch(self.record.id, record, samples)
         self.batches[level] = record
-        return MeasuredBatch(record, samples, self._judge(record))
+        self._measured[level] = MeasuredBatch(record, samples, self._judge(record))
 
     def _workload(self, level: Level, attempt: int) -> Workload:
         from pytest_autotune.load.plan import batch_seed
@@ -304,7 +342,9 @@ class LiveTrial:
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
         return workload_until_resolved(suite, level, seed=seed)
 
-    def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
+    def _load(
+        self, server: Server, level: Level, workload: Workload, screening: Screening | None
+    ) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
         suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
@@ -324,7 +364,7 @@ class LiveTrial:
                 workload,
                 died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
-                **when_resolved(suite, level, decided),
+                **when_resolved(suite, level, decided, screening),
             )
         except BenchmarkError as error:
             cause = server.died()
@@ -383,6 +423,8 @@ class LiveTrial:
             status, reason = Status.INFEASIBLE, self.failure.reason
         elif self.failure is not None:
             status, reason = Status.FAILED, self.failure.reason
+        elif self.screened_out:
+            status, reason = Status.SCREENED_OUT, self.screened_out
         elif self.end is not None or self._concluded or self._listed_levels_done():
             judged = judge_trial(
                 store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
@@ -405,6 +447,7 @@ class LiveTrial:
 
 
 def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
+    outdated = () if bench.fresh else bench.outdated(plan, plan.history(bench.store))
     claim = bench.store.claim(
         bench.run_id,
         plan.study,
@@ -412,7 +455,7 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         owner=bench.owner,
         fresh=bench.fresh,
         choose=slot.choose,
-        retry=worth_retrying,
+        retry=lambda trial: trial.id in outdated or worth_retrying(trial),
     )
     if claim.kind == "busy":
         raise NotRun(f"being measured by another process ({claim.trial.owner})")
@@ -421,10 +464,13 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
 
 def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:
     """Return the recorded trial of a slot, whatever another try might bring."""
-    finished = (trial for trial in plan.history(bench.store) if trial.state == "finished" and trial.slot == slot.name)
+    history = plan.history(bench.store)
+    finished = (trial for trial in history if trial.state == "finished" and trial.slot == slot.name)
     recorded = next(finished, None)
     if recorded is None:
         raise NotRun(f"not measured yet; {NOTHING_DEPLOYED}")
+    if recorded.id in bench.outdated(plan, history):
+        raise NotRun(f"{OUTDATED}; {NOTHING_DEPLOYED}")
     return Claim("recorded", recorded)
 
 
