@@ -84,7 +84,7 @@ def _headline(report: SuiteReport) -> str:
 def _economy(report: SuiteReport) -> list[str]:
     """Say why the search ended before its last trial, and what it saved."""
     ended = f"the search has ended: {report.ended}" if report.ended else ""
-    return [f"  {line}" for line in (ended, report.saved) if line]
+    return [f"  {line}" for line in (ended, report.screened, report.saved) if line]
 
 
 def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
