@@ -186,7 +186,7 @@ class Run:
         return restate(trial, plan.suite, self.store)
 
     def outdated(self, plan: Plan, history: tuple[TrialRecord, ...]) -> frozenset[int]:
-        """Return the trials that were screened out by other limits, objectives or rivals than count now, by id.
+        """Return the ids of trials that were screened out by other limits, objectives or rivals than count now.
 
         They were never measured in full, so that their numbers cannot be judged anew.
         """
@@ -258,7 +258,7 @@ class Run:
         self, plan: Plan, trial: TrialRecord, part: Callable[[Mapping[str, Any]], list[object]]
     ) -> list[object] | None:
         """Return a part of the suite's document as it was when the trial was measured; None when that is not known."""
-        if trial.run_id not in self._documents:
+        if plan.study not in self._documents.get(trial.run_id, {}):  # this run may go on to further suites
             suites = self.store.suites_of_run(trial.run_id)
             self._documents[trial.run_id] = {covered.study: covered.document for covered in suites}
         document = self._documents[trial.run_id].get(plan.study)

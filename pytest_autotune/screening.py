@@ -197,7 +197,7 @@ class Screening:
         if self._rules.missed == "never" or not (missed := self._missed(settled, elapsed_s)):
             return ""
         if self._rules.missed == "alone":
-            return f"{missed}, at the lowest load"
+            return missed
         paired = None if self._incumbent.level.open_loop else self._paired(settled)
         if self._incumbent.level.open_loop or (paired is not None and _sure(paired.evidence(math.log1p(-NOISE)))):
             return f"{missed}, with no more {title(metric)} than {best}"

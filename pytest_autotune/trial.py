@@ -447,16 +447,19 @@ class LiveTrial:
 
 
 def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
-    outdated = () if bench.fresh else bench.outdated(plan, plan.history(bench.store))
-    claim = bench.store.claim(
+    ask = partial(
+        bench.store.claim,
         bench.run_id,
         plan.study,
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
         choose=slot.choose,
-        retry=lambda trial: trial.id in outdated or worth_retrying(trial),
     )
+    claim = ask(retry=worth_retrying)
+    if claim.kind == "recorded" and _outdated(claim.trial, plan, bench):
+        recorded = claim.trial.id
+        claim = ask(retry=lambda trial: trial.id == recorded)
     if claim.kind == "busy":
         raise NotRun(f"being measured by another process ({claim.trial.owner})")
     return claim
@@ -464,14 +467,19 @@ def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
 
 def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:
     """Return the recorded trial of a slot, whatever another try might bring."""
-    history = plan.history(bench.store)
-    finished = (trial for trial in history if trial.state == "finished" and trial.slot == slot.name)
+    finished = (trial for trial in plan.history(bench.store) if trial.state == "finished" and trial.slot == slot.name)
     recorded = next(finished, None)
     if recorded is None:
         raise NotRun(f"not measured yet; {NOTHING_DEPLOYED}")
-    if recorded.id in bench.outdated(plan, history):
+    if _outdated(recorded, plan, bench):
         raise NotRun(f"{OUTDATED}; {NOTHING_DEPLOYED}")
     return Claim("recorded", recorded)
+
+
+def _outdated(trial: TrialRecord, plan: Plan, bench: Bench) -> bool:
+    if trial.status is not Status.SCREENED_OUT:
+        return False
+    return trial.id in bench.outdated(plan, plan.history(bench.store))
 
 
 def _failed(record: BatchRecord) -> BenchmarkError:

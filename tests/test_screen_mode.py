@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 SUITE = """\
 name: quick
 engine: sim
@@ -134,18 +136,21 @@ def test_an_adaptive_search_screens_too_but_neither_the_defaults_nor_what_it_con
     )
 
 
-def test_a_limit_that_is_missed_at_the_only_level_screens_out(project):
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [
+        ("minimize e2e.p90", "e2e.p90 worse than * is 9*% sure at concurrency 8,*"),
+        ("maximize goodput", "ttft.p90 above 60 ms is 9*% sure at concurrency 8,*"),
+    ],
+)
+def test_at_the_lowest_level_more_latency_and_a_missed_limit_screen_out(project, objective, reason):
     # One at a time: seven of eight requests wait, as they do not at the best.
     text = SUITE.replace("enforce-eager: [false, true], max-num-seqs: [64]", "max-num-seqs: [64, 1]")
-    project.suite(
-        text.replace("[1, 8]", "8").replace("objective", "").replace("ttft.p90: 2s", "ttft.p90: 60ms")
-        + "objective: minimize e2e.p90\n"
-    )
+    limit = text.replace("ttft.p90: 2s", "ttft.p90: 60ms")
+    project.suite(f"{limit.replace('[1, 8]', '8')}objective: {objective}\n")
     result = project.run("suites", "--autotune", "-rs")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["*2 trials (1 compliant, 1 screened out)*", "SKIPPED*screened out: e2e.p90 worse than * is 9*% sure at*"]
-    )
+    result.stdout.fnmatch_lines(["*2 trials (1 compliant, 1 screened out)*", f"SKIPPED*screened out: {reason}"])
 
 
 def test_a_comparison_by_a_saturated_client_drops_nothing(project):
@@ -155,6 +160,14 @@ def test_a_comparison_by_a_saturated_client_drops_nothing(project):
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*2 trials (2 compliant)*"])
     assert [batch.window_s > 2.9 for batch in trials_of(project)[SLOW].batches] == [True, True]
+
+
+def test_each_suite_of_a_run_keeps_what_it_screened_out(project):
+    for name in ("first", "second"):
+        project.suite(SUITE.replace("name: quick", f"name: {name}").replace("[1, 8]", "8"), name=f"{name}.yaml")
+    result = project.run("suites", "--autotune")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"*{name} on sim*(1 compliant, 1 screened out)*" for name in ("first", "second")])
 
 
 def test_a_plugin_that_ranks_trials_itself_leaves_nothing_to_screen(project):

@@ -249,7 +249,7 @@ def test_with_half_the_gpus_it_may_take_longer():
 @pytest.mark.parametrize(
     ("slower", "rules", "reason"),
     [
-        (1.2, Rules(missed="alone"), "e2e.p90 above 500 ms is 9*% sure, at the lowest load"),
+        (1.2, Rules(missed="alone"), "e2e.p90 above 500 ms is 9*% sure at concurrency 4, by "),
         (1.2, Rules(missed="with no more"), "e2e.p90 above 500 ms is 9*% sure, with no more output throughput than *"),
         (0.8, Rules(missed="with no more"), ""),  # it brings more here: a lower level may be enough
         (1.2, Rules(missed="never"), ""),
