@@ -5,19 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_autotune.confirmation import confirms
+from pytest_autotune.formatting import settings
+from pytest_autotune.metrics import PER_GPU
 from pytest_autotune.pricing import with_costs
 from pytest_autotune.recorded import figures_of
 from pytest_autotune.records import BatchRecord
+from pytest_autotune.selection import judge_trial
 from pytest_autotune.statistics import measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from pytest_autotune.engines.engine import Cause
     from pytest_autotune.load.generator import Workload
+    from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Measurement, Sample
+    from pytest_autotune.screening import Screening
     from pytest_autotune.slo import Ruling
+    from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
 
     Enough = Callable[[Sequence[Sample], float], str]
@@ -37,11 +44,67 @@ def workload_until_resolved(suite: Suite, level: Level, *, seed: int) -> Workloa
     return replace(workload, duration_s=max(longest_s, workload.duration_s))
 
 
-def when_resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> dict[str, Enough]:
-    """Return what ends a batch once its verdict is known, and notes it; nothing where the batch ends by itself."""
+def screening_of(
+    suite: Suite, levels: Sequence[Level], history: Iterable[TrialRecord], store: Store, *, gpus: int
+) -> tuple[Level, Screening] | None:
+    """Return the level at which a candidate is held against the best so far, and what drops it there; None for neither.
+
+    Trials that measured a configuration again had other requests: nothing is held against them.
+    """
+    if suite.search.screen is None:
+        return None
+    from pytest_autotune.screening import Incumbent, Rules, Screening, incumbent_among, rules_at
+
+    best = incumbent_among(
+        (
+            judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+            for trial in history
+            if not confirms(trial.slot)
+        ),
+        levels,
+    )
+    if best is None or best.best is None or best.score is None:
+        return None
+    level, objective = best.best.level, suite.objective
+    thinks = suite.load.conversation is not None and suite.load.conversation.think_time_s > 0
+    more_per_gpu = objective.metric.endswith(PER_GPU) and gpus < best.trial.gpus
+    rules = rules_at(level, levels, objective, thinks=thinks, more_per_gpu=more_per_gpu)
+    if rules == Rules():
+        return None
+    incumbent = Incumbent(
+        trial=best.trial.id,
+        words=settings(best.trial.configuration),
+        level=level,
+        score=best.score,
+        highest=best.best.record.intervals.get(objective.metric, (None, None))[1],
+        gpus=best.trial.gpus,
+        samples=store.samples(best.trial.id, level),
+    )
+    until_s = suite.search.screen * (suite.load.planned_duration_s or 0.0)
+    return level, Screening(incumbent, rules, objective=objective, limits=suite.slo, gpus=gpus, until_s=until_s)
+
+
+def when_resolved(
+    suite: Suite, level: Level, decided: dict[str, Ruling], screening: Screening | None = None
+) -> dict[str, Enough]:
+    """Return what ends a batch once its verdict is known (and notes it), or once its trial is screened out.
+
+    Nothing where the batch ends by itself.
+    """
+    resolved = _resolved(suite, level, decided)
+    if screening is None:
+        return {} if resolved is None else {"enough": resolved}
+
+    def enough(samples: Sequence[Sample], elapsed_s: float) -> str:
+        return screening.look(samples, elapsed_s) or ("" if resolved is None else resolved(samples, elapsed_s))
+
+    return {"enough": enough}
+
+
+def _resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> Enough | None:
     confidence = suite.confidence
     if confidence is None or not _until_resolved(suite, level):
-        return {}
+        return None
     from pytest_autotune.sequential import ending, resolved
 
     least_s = (suite.load.planned_duration_s or 0.0) / SHORTER
@@ -50,7 +113,7 @@ def when_resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> dic
         decided.update(resolved(samples, elapsed_s, suite.slo, confidence=confidence, least_s=least_s))
         return ending(decided)
 
-    return {"enough": enough}
+    return enough
 
 
 def record_of(

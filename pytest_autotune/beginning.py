@@ -16,12 +16,12 @@ from pytest_autotune.slo import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pytest_autotune.bench import Plan
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.space import Configuration
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
-    from pytest_autotune.trial import Plan
 
 log = logging.getLogger(__name__)
 

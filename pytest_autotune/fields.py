@@ -19,6 +19,7 @@ SETTING = r"^[A-Za-z_][A-Za-z0-9_.-]*$"  # name of a parameter or fixed setting
 SUITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"  # also names files
 IDENTIFIER = r"^[a-z][a-z0-9_-]*$"  # of an engine or deployer, which plugins may add
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"  # of the environment
+SCREEN = (0.05, 0.5)  # least and largest share of a batch: less shows nothing, more saves little
 
 
 class Block(BaseModel):
@@ -240,6 +241,13 @@ def _read_positive_duration(value: Any) -> float:
     return seconds
 
 
+def _read_screen(value: Any) -> float:
+    share = units.percentage(value)
+    if not SCREEN[0] <= share <= SCREEN[1]:
+        raise ValueError(f"{show(value)} is not from {SCREEN[0]:.0%} to {SCREEN[1]:.0%}; write e.g. 20%")
+    return share
+
+
 def _read_positive_count(value: Any) -> int:
     return units.count(value, least=1)
 
@@ -266,6 +274,19 @@ PositivePercentage = Annotated[
     WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]}),
 ]
 PositiveDuration = Annotated[float, as_written(_read_positive_duration), Field(gt=0), WithJsonSchema(_DURATION)]
+Screen = Annotated[
+    float,
+    as_written(_read_screen),
+    Field(ge=SCREEN[0], le=SCREEN[1]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": units.PERCENTAGE},
+                {"type": "number", "minimum": SCREEN[0], "maximum": SCREEN[1]},
+            ]
+        }
+    ),
+]
 Command = Annotated[
     tuple[str, ...], as_written(read_command), WithJsonSchema({"anyOf": [{"type": "string"}, _ARGUMENTS]})
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_autotune.bench import NotRun
 from pytest_autotune.budget import SearchEnded
 from pytest_autotune.errors import AutotuneError, BenchmarkError, Inconclusive, SloViolation
 from pytest_autotune.formatting import settings
@@ -13,17 +14,18 @@ from pytest_autotune.probing import find_capacity
 from pytest_autotune.scope import SpaceExhausted
 from pytest_autotune.slo import Status, explain
 from pytest_autotune.stash import NOT_SEARCHED, run_of
-from pytest_autotune.trial import LiveTrial, NotRun
+from pytest_autotune.trial import LiveTrial
 from pytest_autotune.views import Batch, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from pytest_autotune.bench import Plan, Slot
     from pytest_autotune.deploy.server import Server
     from pytest_autotune.probing import Capacity
     from pytest_autotune.samples import Level
-    from pytest_autotune.trial import MeasuredBatch, Plan, Slot
+    from pytest_autotune.trial import MeasuredBatch
 
 CHECK_FIXTURES = frozenset({"batch", "trial", "model_server"})
 

@@ -6,48 +6,37 @@ import hashlib
 import json
 import math
 import shutil
-from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from pytest_autotune.budget import Budget, Cost, SearchEnded, cost_of, ending
-from pytest_autotune.confirmation import confirms, slot_name, to_confirm
+from pytest_autotune.bench import Plan, Slot
+from pytest_autotune.budget import Cost
+from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
+from pytest_autotune.confirmation import slot_name
 from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.engines.requirements import gpus_here, is_parallel
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.formatting import count
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
-from pytest_autotune.records import utc_now
-from pytest_autotune.scope import SpaceExhausted
-from pytest_autotune.search import Observation, expected_gain, failure_value, suggest
-from pytest_autotune.seeding import assigned, at_each_degree, distinct, left
-from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.slo import Status
+from pytest_autotune.seeding import at_each_degree, distinct
 from pytest_autotune.space import label
-from pytest_autotune.trial import Plan, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from pytest_autotune.choosing import First
     from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.records import TrialRecord
-    from pytest_autotune.slo import Check
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
-    First = tuple[Configuration, ...]  # what a search begins with, in order
-    Bars = Callable[[Configuration], bool]  # says of a configuration that it need not be tried
-    Choose = Callable[[tuple[TrialRecord, ...], Bars, First], Configuration]
-
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
-FAR = 30.0  # logarithm of a ratio beyond which nothing is told apart
-UNDECIDED = 0.01  # margin of a limit that could not be told from what was measured: at the limit, and not within it
+_GP_NEEDS = ("torch", "scipy")  # of Optuna's Gaussian process
 DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 
 
@@ -124,11 +113,11 @@ def _slots(suite: Suite, defaults: Configuration) -> Iterator[Slot]:
         for index, configuration in enumerate(islice(suite.configurations(), suite.search.trials)):
             name = label(configuration, names)
             names.add(name)
-            yield Slot(name, index, configuration, _within_budget(suite, _given(configuration)))
+            yield Slot(name, index, configuration, within_budget(suite, given(configuration)))
         return
     for index in range(suite.trials):
-        choose = partial(_choose_searched, suite, (index, defaults))
-        yield Slot(_numbered(index), index, {}, _within_budget(suite, choose))
+        choose = partial(choose_searched, suite, (index, defaults))
+        yield Slot(numbered(index), index, {}, within_budget(suite, choose))
 
 
 def _confirming_slots(suite: Suite) -> Iterator[Slot]:
@@ -137,13 +126,22 @@ def _confirming_slots(suite: Suite) -> Iterator[Slot]:
     for repeat in range(suite.search.repeats):
         for place in range(places):
             index = repeat * places + place
-            yield Slot(slot_name(repeat, place), index, {}, partial(_choose_confirmed, suite, repeat, place))
+            yield Slot(slot_name(repeat, place), index, {}, partial(choose_confirmed, suite, repeat, place))
 
 
 def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
     """Say what this machine lacks to run the suite, one sentence each; start nothing."""
     suite = plan.suite
-    return (*plan.installed.missing, *lacking(suite.load, suite.path.parent), *_missing_disk(output))
+    files = lacking(suite.load, suite.path.parent)
+    return (*plan.installed.missing, *files, *_missing_sampler(suite), *_missing_disk(output))
+
+
+def _missing_sampler(suite: Suite) -> tuple[str, ...]:
+    absent = [name for name in _GP_NEEDS if suite.strategy == "gp" and find_spec(name) is None]
+    if not absent:
+        return ()
+    remedy = "pip install 'pytest-autotune[gp]', or write strategy: bayes, which needs nothing more"
+    return (f"search.strategy: gp needs {' and '.join(absent)}: {remedy}",)
 
 
 def _check_files(suite: Suite) -> None:
@@ -167,26 +165,6 @@ def _missing_disk(output: Path) -> tuple[str, ...]:
     if free >= DISK_NEEDED_BYTES:
         return ()
     return (f"needs {DISK_NEEDED_BYTES // 2**20} MiB free for logs and results in {place}, {free // 2**20} MiB are",)
-
-
-def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...], defaults: Configuration) -> str:
-    """Return why the search begins no further trial; empty when nothing keeps it from that.
-
-    `defaults` are the engine's own, see `defaults_of`.
-    """
-    return _spent(suite, history) or _little_to_gain(suite, history, defaults)
-
-
-def _spent(suite: Suite, history: tuple[TrialRecord, ...]) -> str:
-    budget = suite.search.budget
-    if budget == Budget():
-        return ""
-    tried = (trial for trial in _of_search(history) if trial.state == "finished" and trial.launched)
-    finished = sorted(tried, key=_ended)
-    judged = (
-        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in finished
-    )
-    return ending(budget, cost_of(history, utc_now()), (one.rank_value for one in judged))
 
 
 def grid_cost(plan: Plan, history: tuple[TrialRecord, ...]) -> Cost | None:
@@ -213,148 +191,3 @@ def _levels_of_grid(plan: Plan) -> int:
     """Return how many loads a grid measures: those of the list, or the powers of two of a search, as peers do."""
     search = plan.suite.load.searched
     return len(plan.levels) if search is None else math.floor(math.log2(search.high / search.low)) + 1
-
-
-def _choose_confirmed(
-    suite: Suite, repeat: int, place: int, history: tuple[TrialRecord, ...], _bars: Bars, _first: First
-) -> Configuration:
-    """Pick what is measured again, from what the search has finished by now."""
-    judged = (
-        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
-        for trial in _of_search(history)
-    )
-    search = suite.search
-    chosen = to_confirm(select(judged), top=search.confirm, repeat=repeat, seed=search.seed)
-    if place >= len(chosen):
-        raise SearchEnded(f"nothing to confirm: the search has {count(len(chosen), 'configuration')} to measure again")
-    return chosen[place]
-
-
-def _of_search(history: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Leave out the trials that measure a configuration again: they teach the search nothing new."""
-    return tuple(trial for trial in history if not confirms(trial.slot))
-
-
-def _ended(trial: TrialRecord) -> tuple[datetime, int]:
-    return trial.ended_at or trial.started_at, trial.id
-
-
-def _within_budget(suite: Suite, choose: Choose) -> Choose:
-    """Return `choose`, which raises `SearchEnded` once the search has ended."""
-
-    def chosen(history: tuple[TrialRecord, ...], bars: Bars, first: First) -> Configuration:
-        if reason := _spent(suite, history):
-            raise SearchEnded(f"the search has ended: {reason}")
-        return choose(history, bars, first)
-
-    return chosen
-
-
-def _given(configuration: Configuration) -> Choose:
-    return lambda _history, _bars, _first: configuration
-
-
-def _choose_searched(
-    suite: Suite, place: tuple[int, Configuration], history: tuple[TrialRecord, ...], bars: Bars, first: First
-) -> Configuration:
-    """Pick the configuration of a numbered slot: what the search begins with comes first, in its order.
-
-    `place` is its number, and the engine's own values that a choice may learn from.
-
-    Which slot gets which of it follows from `first` and from what other slots have, never from whether they
-    have ended. What is left of it for other slots counts as being measured, so that it is not suggested.
-    """
-    index, defaults = place
-    searched = _of_search(history)
-    taken = {_number(trial.slot): trial.configuration for trial in searched}
-    configuration = assigned(index, first, taken)
-    if configuration is not None:
-        return configuration
-    if reason := _little_to_gain(suite, history, defaults, bars):
-        raise SearchEnded(f"the search has ended: {reason}")
-    return suggest(
-        replace(suite.space, bars=bars),
-        (
-            *(observe(trial, suite) for trial in searched),
-            *(Observation(configuration=each, state="running") for each in left(first, taken)),
-        ),
-        seed=suite.search.seed + index,
-        strategy=suite.strategy,
-        fixed=suite.fixed,
-        defaults=defaults,
-    )
-
-
-def defaults_of(installed: Installed) -> Configuration:
-    """Return the engine's own values by the names of its flags, those that it tells."""
-    flags = installed.flags or {}
-    return {flag.name: flag.default for flag in flags.values() if flag.default is not None}
-
-
-def _little_to_gain(
-    suite: Suite, history: tuple[TrialRecord, ...], defaults: Configuration, bars: Bars | None = None
-) -> str:
-    """Say that what the search would try next is expected to bring less than the suite asks for; else empty."""
-    least = suite.search.improvement
-    if least is None or suite.strategy != "bayes":
-        return ""
-    observed = tuple(observe(trial, suite) for trial in _of_search(history))
-    space = replace(suite.space, bars=bars)
-    try:
-        gain = expected_gain(space, observed, seed=suite.search.seed, fixed=suite.fixed, defaults=defaults)
-    except SpaceExhausted:
-        return ""  # which is an end of its own
-    if gain is None or gain >= least:
-        return ""
-    return f"the next trial is expected to improve the best by {gain:.2%}, less than {least:.2%}"
-
-
-def _numbered(index: int) -> str:
-    return f"trial-{index:03d}"
-
-
-def _number(slot: str) -> int:
-    return int(slot.removeprefix("trial-"))
-
-
-def observe(trial: TrialRecord, suite: Suite) -> Observation:
-    """Tell the search what a trial came to: a value to maximise, and constraints that hold at 0 or below.
-
-    The constraints are always the same: one for each limit (the logarithm of what the best or else the
-    least violating batch had, relative to the limit) and ``crash`` on the graded failure scale.
-    """
-    if trial.state == "running":
-        return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
-    judged = judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
-    batch = judged.best or judged.least_violating
-    crash = 0.0
-    margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
-    if judged.status is Status.INCONCLUSIVE:
-        margins = dict.fromkeys(margins, UNDECIDED)
-    elif judged.status is Status.VIOLATING and batch is None:
-        pass  # no limit was missed, but no level complies: the server fell behind, or a check of the user's own failed
-    elif batch is None:
-        budget_s = suite.timeouts.start_s + suite.timeouts.ready_s
-        crash = failure_value(elapsed_s=trial.elapsed_s or 0.0, budget_s=budget_s, text=f"{trial.cause} {trial.reason}")
-    else:
-        told = (check for check in batch.verdict.checks if check.actual is not None)
-        margins |= {check.limit.metric: _margin(check) for check in told}
-    value = judged.rank_value
-    return Observation(
-        configuration=trial.configuration,
-        state="done",
-        value=value,
-        constraints={**margins, "crash": crash},
-    )
-
-
-def _margin(check: Check) -> float:
-    """Return log(actual / limit), of a floor log(limit / actual): equal steps are equal factors, whatever the unit.
-
-    Of a limit of 0, or of nothing measured against one, there is no logarithm: the relative excess stands for it.
-    """
-    actual, bound = check.actual, check.limit.bound
-    if actual is None or actual <= 0 or bound <= 0:
-        return max(-FAR, min(check.ratio, FAR))
-    margin = math.log(actual) - math.log(bound)
-    return -margin if check.limit.floor else margin

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_autotune.bench import OUTDATED
 from pytest_autotune.budget import cost_of
+from pytest_autotune.choosing import defaults_of, how_it_ended
 from pytest_autotune.engines.engine import Address
 from pytest_autotune.engines.requirements import environment_of
 from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate
 from pytest_autotune.load.plan import secrets_of
-from pytest_autotune.plan import defaults_of, grid_cost, how_it_ended
+from pytest_autotune.plan import grid_cost
 from pytest_autotune.recorded import under
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
@@ -30,12 +32,12 @@ from pytest_autotune.tiers import TierOutcome
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_autotune.bench import Plan
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial, Selection
     from pytest_autotune.slo import Limit, Tier
     from pytest_autotune.suite import Suite
-    from pytest_autotune.trial import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
 
 def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
     plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
-    history = plan.history(run.store)
+    history = _standing(run, plan)
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
     run.selected(plan, report.selection.best)
@@ -79,6 +81,15 @@ def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion
         partial=_partial(plan, history, report.ended),
     )
     return conclusion, report
+
+
+def _standing(run: Run, plan: Plan) -> tuple[TrialRecord, ...]:
+    """Return what the store has of the suite's trials; those that are to be measured again are not finished."""
+    history = plan.history(run.store)
+    outdated = run.outdated(plan, history)
+    return tuple(
+        replace(trial, state="interrupted", reason=OUTDATED) if trial.id in outdated else trial for trial in history
+    )
 
 
 def _not_concluded(error: Exception) -> Gate:

@@ -16,12 +16,13 @@ from pytest_autotune.records import utc_now
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     import pytest
 
+    from pytest_autotune.bench import Bench, Plan
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine
     from pytest_autotune.feasibility import Feasibility
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_autotune.space import Configuration
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
-    from pytest_autotune.trial import Bench, LiveTrial, Plan
+    from pytest_autotune.trial import LiveTrial
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Run:
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
         self._firsts: dict[str, dict[str, list[Configuration]]] = {}  # by node id: what a search begins with
-        self._needed: dict[str, dict[str, object]] = {}  # by run and study: what decides which metrics there are
+        self._documents: dict[str, dict[str, Mapping[str, Any]]] = {}  # by run and study: the suite as it was then
         self._resources = ExitStack()
         self._standing: Standing | None = None
 
@@ -162,8 +163,8 @@ class Run:
     def bench(self, plan: Plan) -> Bench:
         """Return what a trial of `plan` works with, and note that this run covers the suite."""
         from pytest_autotune.beginning import FIRST, begins_with
+        from pytest_autotune.bench import Bench
         from pytest_autotune.feasibility import conditions
-        from pytest_autotune.trial import Bench
 
         document = plan.suite.document() | {"path": str(plan.suite.path), FIRST: self.first(plan)}
         document |= conditions(plan.suite, version=plan.installed.version)
@@ -181,6 +182,8 @@ class Run:
             feasibility=self._feasibility(plan, document),
             announce=self.announce,
             restated=self.restated,
+            outdated=self.outdated,
+            screens=not self._own_objective,
             finished=lambda trial: self._finished(plan, trial),
         )
 
@@ -222,12 +225,35 @@ class Run:
         from pytest_autotune.pricing import priced
         from pytest_autotune.recorded import restate
 
-        if trial.run_id not in self._needed:
-            suites = self.store.suites_of_run(trial.run_id)
-            self._needed[trial.run_id] = {covered.study: _needed(covered.document) for covered in suites}
-        if self._needed[trial.run_id].get(plan.study) != _needed(plan.suite.document()):
+        if self._document(plan, trial, _needed) != _needed(plan.suite.document()):
             trial = restate(trial, plan.suite, self.store)
         return priced(trial, plan.suite.hourly)
+
+    def outdated(self, plan: Plan, history: tuple[TrialRecord, ...]) -> frozenset[int]:
+        """Return the ids of trials that were screened out by other limits, objectives or rivals than count now.
+
+        They were never measured in full, so that their numbers cannot be judged anew.
+        """
+        from pytest_autotune.screening import still_stands
+        from pytest_autotune.selection import judge_trial
+        from pytest_autotune.slo import Status
+
+        dropped = [trial for trial in history if trial.status is Status.SCREENED_OUT and trial.state == "finished"]
+        if not dropped:
+            return frozenset()
+        suite = plan.suite
+        if suite.search.screen is None or self._own_objective:
+            return frozenset(trial.id for trial in dropped)
+        judged = [
+            judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+            for trial in history
+        ]
+        now = _judged_by(suite.document())
+        return frozenset(
+            trial.id
+            for trial in dropped
+            if self._document(plan, trial, _judged_by) != now or not still_stands(trial.reason, judged)
+        )
 
     def announce(self, live: LiveTrial, phase: str, progress: Progress | None) -> None:
         """Tell whoever watches where the trial stands."""
@@ -267,6 +293,21 @@ class Run:
         for owner in set(running) - {self.owner}:
             interrupt_owner(owner)
 
+    @property
+    def _own_objective(self) -> bool:
+        """Whether a plugin may rank trials by something of its own."""
+        return bool(self.config.hook.pytest_autotune_objective.get_hookimpls())
+
+    def _document(
+        self, plan: Plan, trial: TrialRecord, part: Callable[[Mapping[str, Any]], list[object]]
+    ) -> list[object] | None:
+        """Return a part of the suite's document as it was when the trial was measured; None when that is not known."""
+        if plan.study not in self._documents.get(trial.run_id, {}):  # this run may go on to further suites
+            suites = self.store.suites_of_run(trial.run_id)
+            self._documents[trial.run_id] = {covered.study: covered.document for covered in suites}
+        document = self._documents[trial.run_id].get(plan.study)
+        return None if document is None else part(document)
+
     def _finished(self, plan: Plan, trial: TrialRecord) -> None:
         self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)
 
@@ -305,6 +346,11 @@ def _needed(document: Mapping[str, Any]) -> list[object]:
     limits = (limit for limits in document.get("tiers", {}).values() for limit in limits)
     extra = sorted({limit["metric"] for limit in limits if is_extra(limit["metric"])})
     return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence"), extra]
+
+
+def _judged_by(document: Mapping[str, Any]) -> list[object]:
+    """Return the parts of a suite's document that decide which trial is better."""
+    return [*_needed(document), document["steepness"]]
 
 
 class UtcFormatter(logging.Formatter):

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 NOISE = 0.01  # relative; vLLM's tune_speculative_k and its tuning recipes also call results within 1 % a tie
 _FINDINGS = ("out of memory", "bad argument")  # causes that the configuration is to blame for
-_CLASSES = (Status.COMPLIANT, Status.VIOLATING, Status.INCONCLUSIVE, Status.INFEASIBLE, Status.FAILED, Status.NOT_RUN)
+_CLASSES = (
+    Status.COMPLIANT,
+    Status.VIOLATING,
+    Status.INCONCLUSIVE,
+    Status.SCREENED_OUT,
+    Status.INFEASIBLE,
+    Status.FAILED,
+    Status.NOT_RUN,
+)
 
 
 class Objective(Protocol):
@@ -301,6 +309,8 @@ def _judge_by_batches(
 
 
 def _judge_unmeasured(trial: TrialRecord) -> tuple[Status, str]:
+    if trial.status is Status.SCREENED_OUT and trial.state == "finished":
+        return Status.SCREENED_OUT, trial.reason
     if trial.cause or trial.status in (Status.INFEASIBLE, Status.FAILED):
         infeasible = trial.status is Status.INFEASIBLE or trial.cause in _FINDINGS
         return Status.INFEASIBLE if infeasible else Status.FAILED, trial.reason or trial.cause

@@ -61,6 +61,7 @@ class Status(StrEnum):
     FAILED = "failed"  # could not be measured
     INFEASIBLE = "infeasible"  # the server refused the configuration
     INCONCLUSIVE = "inconclusive"
+    SCREENED_OUT = "screened out"  # a trial whose first requests showed that it cannot win: not measured in full
     NOT_RUN = "not run"
 
 

@@ -27,6 +27,7 @@ from pytest_autotune.fields import (
     PositiveCount,
     PositiveDuration,
     PositivePercentage,
+    Screen,
     Seeds,
     SuiteName,
     Text,
@@ -58,6 +59,7 @@ _MORE_OR_LESS = {
     "gpu_time_s",
     "patience",
     "improvement",
+    "screen",
     "confirm",
     "repeats",
 }  # of a search: how much of it
@@ -96,6 +98,12 @@ class SearchBlock(Block):
         default=None,
         description="Of bayes: begin no trial once the next one is expected to improve the best by less than that.",
         examples=["1%"],
+    )
+    screen: Screen | None = Field(
+        default=None,
+        description="Load each configuration at the best one's level first, and measure it no further when it is "
+        "clearly worse within this share of the duration.",
+        examples=["20%"],
     )
     confirm: Count = Field(
         default=0,

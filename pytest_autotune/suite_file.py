@@ -145,6 +145,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
     _check_engine(file, collector)
     _check_metrics(file, collector)
     _check_costs(file, collector)
+    _check_screen(file, collector)
     _check_names(file, collector)
     _check_command(file, collector)
     _check_search(file, collector)
@@ -283,6 +284,21 @@ def _check_costs(file: SuiteFile, collector: Collector) -> None:
     for where, metric in (*_places_of_limits(file), *objectives):
         if metric in COSTS:
             collector.note(where, f"{metric!r} needs the price of a GPU; add what one costs per hour, e.g. price: 2.50")
+
+
+def _check_screen(file: SuiteFile, collector: Collector) -> None:
+    """Refuse screening where a candidate's first requests cannot be held against those of another."""
+    if file.search.screen is None:
+        return
+    where, load = ("search", "screen"), file.load
+    if load.searched is not None:
+        collector.note(where, "a search for the capacity rejects by itself what cannot win; remove it")
+    elif load.shape not in ("concurrency", "rate"):
+        collector.note(where, f"{load.shape} is no load of which a part tells the rest; remove it")
+    elif load.generator != "builtin":
+        collector.note(where, f"{load.generator} cannot be watched while it runs; remove it")
+    if len(file.objective) > 1:
+        collector.note(where, "what is worse in the first objective may be best in another; remove it, or the others")
 
 
 def _of_tokens(metric: str) -> bool:

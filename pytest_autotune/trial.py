@@ -9,104 +9,41 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_autotune.batches import record_of, record_of_lost, when_resolved, workload_until_resolved
+from pytest_autotune.batches import (
+    record_of,
+    record_of_lost,
+    screening_of,
+    when_resolved,
+    workload_until_resolved,
+)
+from pytest_autotune.bench import NOTHING_DEPLOYED, NotRun, claim_of, recall
 from pytest_autotune.capacity import dominated
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
-from pytest_autotune.pricing import priced
-from pytest_autotune.recorded import failure_of, worth_retrying
+from pytest_autotune.recorded import failure_of
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
 from pytest_autotune.slo import Status
-from pytest_autotune.store import Claim
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-    from pathlib import Path
+    from collections.abc import Collection
 
-    from pytest_autotune.deploy.server import Deployer, Server
-    from pytest_autotune.engines.engine import Engine, Installed
-    from pytest_autotune.feasibility import Feasibility
-    from pytest_autotune.load.generator import LoadGenerator, Progress, Target, Workload
+    from pytest_autotune.bench import Bench, Plan, Slot
+    from pytest_autotune.deploy.server import Server
+    from pytest_autotune.load.generator import Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Sample
+    from pytest_autotune.screening import Screening
     from pytest_autotune.slo import Ruling, Verdict
     from pytest_autotune.space import Configuration
-    from pytest_autotune.store import Store
-    from pytest_autotune.suite import Suite
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # at a batch that the load generator was too slow for: a busy moment is no finding, and no error yet
-NOTHING_DEPLOYED = "--autotune-rejudge deploys nothing"
 HEARTBEAT_S = 20.0  # a third of the silence after which an owner on another machine is taken for dead
-
-
-class NotRun(Exception):
-    """A trial or batch that is not run in this session, with the reason; no error and no finding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A suite made ready to run: its engine as found on this machine, and the identity of its measurements."""
-
-    suite: Suite
-    engine: Engine
-    installed: Installed
-    nodeid: str  # of the suite file
-    study: str  # key of the measurements in the store
-    slots: tuple[Slot, ...]  # its trials, in the order they are collected
-    levels: tuple[Level, ...]
-    first: tuple[Configuration, ...] = ()  # what an adaptive search begins with, as far as the suite says it
-
-    def history(self, store: Store) -> tuple[TrialRecord, ...]:
-        """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
-        names = {slot.name for slot in self.slots}
-        return self.priced(trial for trial in store.history(self.study) if trial.slot in names)
-
-    def priced(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-        """Return recorded trials with their costs at the price of today."""
-        return tuple(priced(trial, self.suite.hourly) for trial in trials)
-
-    @property
-    def searching(self) -> tuple[Slot, ...]:
-        """The slots of the search, without those that measure its best again."""
-        return tuple(slot for slot in self.slots if not confirms(slot.name))
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A trial to be: its node name, and how its configuration is found when its turn comes."""
-
-    name: str
-    index: int  # among those that search, or that confirm
-    parameters: Configuration  # of a grid, known at collection; empty for a slot that the search fills
-    # From the history, what says of a configuration that it need not be tried, and what the search begins with.
-    choose: Callable[
-        [tuple[TrialRecord, ...], Callable[[Configuration], bool], tuple[Configuration, ...]], Configuration
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What a trial needs of the world around it."""
-
-    store: Store
-    run_id: str
-    owner: str
-    fresh: bool
-    rejudge: bool  # answer from the store only
-    output: Path  # directory of this run
-    deployer: Deployer
-    generator: LoadGenerator
-    first: tuple[Configuration, ...]  # what the search begins with: the same for all its trials
-    feasibility: Feasibility
-    announce: Callable[[LiveTrial, str, Progress | None], None]  # trial, phase, progress of its batch
-    restated: Callable[[Plan, TrialRecord], TrialRecord]  # with the metrics that the suite's limits need now
-    finished: Callable[[TrialRecord], None]  # called once the server is gone and the result is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +64,7 @@ class LiveTrial:
 
     def __init__(self, plan: Plan, slot: Slot, bench: Bench) -> None:
         """Claim the slot; raise `NotRun` when another process is at it."""
-        claim = _recall(plan, slot, bench) if bench.rejudge else _claim(plan, slot, bench)
+        claim = recall(plan, slot, bench) if bench.rejudge else claim_of(plan, slot, bench)
         self.plan = plan
         self.slot = slot
         self.recorded = claim.kind == "recorded"
@@ -140,6 +77,8 @@ class LiveTrial:
         self._server: Server | None = None
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self.batches: dict[Level, BatchRecord] = {}
+        self.screened_out = ""  # why this configuration cannot win, once that is known
+        self._screened = confirms(slot.name) or not claim.trial.configuration or not bench.screens
         self._concluded = False  # every load that matters was measured
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -149,6 +88,8 @@ class LiveTrial:
             self.batches = {batch.level: batch for batch in self.record.batches}
             self.end = next((batch for batch in self.record.batches if batch.status == "died"), None)
             self.failure = failure_of(self.record)
+            if self.record.status is Status.SCREENED_OUT:
+                self.screened_out = self.record.reason
 
     @property
     def configuration(self) -> Configuration:
@@ -192,10 +133,13 @@ class LiveTrial:
         Raises `NotRun` when the server is not there any more, `Infeasible` when this load kills
         it by its configuration, `BenchmarkError` when the batch cannot be measured.
         """
+        if level not in self.batches:
+            self._require_use(level)
+            self._screen()
         if level not in self._measured:
             if level not in self.batches:
                 self._require_use(level)
-                self._measured[level] = self._run_batch(level)
+                self._run_batch(level)
             else:
                 self._measured[level] = self._read_batch(level)
         batch = self._measured[level]
@@ -281,6 +225,8 @@ class LiveTrial:
 
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
+        if self.screened_out:
+            raise NotRun(f"{Status.SCREENED_OUT}: {self.screened_out}")
         if self.end is not None:
             raise NotRun(f"the server died at {self.end.level}: {self.end.reason}")
         if reason := self._dominated(level):
@@ -295,21 +241,40 @@ class LiveTrial:
         judged = judge_batches(self.batches.values(), suite.slo, suite.objective, steepness=suite.steepness)
         return dominated(level, judged, suite.objective)
 
-    def _run_batch(self, level: Level) -> MeasuredBatch:
+    def _screen(self) -> None:
+        """Begin with the level at which the best so far is best, once: what cannot win ends there.
+
+        What goes on has measured that level in full, so that screening costs it nothing. The engine's
+        defaults, the reference, and what measures a configuration again are never screened.
+        """
+        if self._screened or self.recorded:
+            return
+        self._screened = True
+        found = screening_of(self.plan.suite, self.plan.levels, self.history(), self._bench.store, gpus=self.gpus)
+        if found is not None:
+            self._run_batch(*found)
+
+    def _run_batch(self, level: Level, screening: Screening | None = None) -> None:
         server = self.server()
         workers: int | None = self.plan.suite.load.workers
         for attempt in range(1, ATTEMPTS + 1):
-            record, samples = self._load(server, level, replace(self._workload(level, attempt), workers=workers))
+            workload = replace(self._workload(level, attempt), workers=workers)
+            record, samples = self._load(server, level, workload, screening)
             if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
                 break
+            screening = None  # other requests are sent now
             log.warning("%s %s is measured once more: %s", self.slot.name, level, record.reason)
             if self.plan.suite.load.workers is None:
                 from pytest_autotune.load.http import more_workers
 
                 workers = more_workers(record.client.workers)
+        if screening is not None and screening.dropped and record.status == "measured":
+            self.screened_out = screening.dropped
+            log.info("%s %s: %s", self.slot.name, Status.SCREENED_OUT, self.screened_out)
+            return
         self._bench.store.record_batch(self.record.id, record, samples)
         self.batches[level] = record
-        return MeasuredBatch(record, samples, self._judge(record))
+        self._measured[level] = MeasuredBatch(record, samples, self._judge(record))
 
     def _workload(self, level: Level, attempt: int) -> Workload:
         from pytest_autotune.load.plan import batch_seed
@@ -322,7 +287,9 @@ class LiveTrial:
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
         return workload_until_resolved(suite, level, seed=seed)
 
-    def _load(self, server: Server, level: Level, workload: Workload) -> tuple[BatchRecord, tuple[Sample, ...]]:
+    def _load(
+        self, server: Server, level: Level, workload: Workload, screening: Screening | None
+    ) -> tuple[BatchRecord, tuple[Sample, ...]]:
         """Load the server once; what comes back has not been recorded yet."""
         suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
@@ -342,7 +309,7 @@ class LiveTrial:
                 workload,
                 died=lambda: server.died() or overdue(),
                 on_progress=lambda progress: self._bench.announce(self, level.name, progress),
-                **when_resolved(suite, level, decided),
+                **when_resolved(suite, level, decided, screening),
             )
         except BenchmarkError as error:
             cause = server.died()
@@ -401,6 +368,8 @@ class LiveTrial:
             status, reason = Status.INFEASIBLE, self.failure.reason
         elif self.failure is not None:
             status, reason = Status.FAILED, self.failure.reason
+        elif self.screened_out:
+            status, reason = Status.SCREENED_OUT, self.screened_out
         elif self.end is not None or self._concluded or self._listed_levels_done():
             judged = judge_trial(
                 store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
@@ -420,35 +389,6 @@ class LiveTrial:
     def _listed_levels_done(self) -> bool:
         levels = self.plan.levels
         return bool(levels) and all(level in self.batches or self._dominated(level) for level in levels)
-
-
-def _claim(plan: Plan, slot: Slot, bench: Bench) -> Claim:
-    claim = bench.store.claim(
-        bench.run_id,
-        plan.study,
-        slot.name,
-        owner=bench.owner,
-        fresh=bench.fresh,
-        choose=lambda history: slot.choose(plan.priced(history), bench.feasibility.bars, bench.first),
-        retry=lambda trial: worth_retrying(trial) or _may_start_now(trial, bench),
-    )
-    if claim.kind == "busy":
-        raise NotRun(f"being measured by another process ({claim.trial.owner})")
-    return claim
-
-
-def _may_start_now(trial: TrialRecord, bench: Bench) -> bool:
-    """Say whether what a server was not launched for does not stand any more."""
-    return not trial.launched and bench.feasibility.refusal(trial.configuration) is None
-
-
-def _recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:
-    """Return the recorded trial of a slot, whatever another try might bring."""
-    finished = (trial for trial in plan.history(bench.store) if trial.state == "finished" and trial.slot == slot.name)
-    recorded = next(finished, None)
-    if recorded is None:
-        raise NotRun(f"not measured yet; {NOTHING_DEPLOYED}")
-    return Claim("recorded", recorded)
 
 
 def _failed(record: BatchRecord) -> BenchmarkError:

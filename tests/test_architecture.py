@@ -19,11 +19,12 @@ LAYERS = [
     {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_schema"},
-    {"search", "seeding", "selection", "gate", "explanation", "pareto", "confirmation", "tiers"},
+    {"search", "scope", "bayes", "surrogate", "seeding", "selection", "gate", "explanation", "pareto"}
+    | {"confirmation", "screening", "tiers"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "modelling", "beginning", "batches", "feasibility", "trial", "probing", "plan"}
+    {"recorded", "modelling", "beginning", "batches", "bench", "feasibility", "trial", "probing", "choosing", "plan"}
     | {"views", "progress", "results", "run", "load_command"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},

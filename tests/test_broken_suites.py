@@ -701,6 +701,38 @@ BROKEN = [
         HEAD + "search: tpe\n", "chat.yaml:4: search: 'tpe' is not a mapping of keys to values", id="strategy as text"
     ),
     pytest.param(
+        HEAD + "search: {screen: 60%}\n",
+        "chat.yaml:4: search.screen: '60%' is not from 5% to 50%; write e.g. 20%",
+        id="most of a batch to screen",
+    ),
+    pytest.param(
+        HEAD + "search: {screen: 20}\n",
+        "chat.yaml:4: search.screen: 20 is not a share below 1 (did you mean '20%'?); "
+        "write a percentage, e.g. 1%, or a share of one, e.g. 0.01",
+        id="screen without a unit",
+    ),
+    pytest.param(
+        HEAD + "load: {concurrency: {search: [1, 8]}}\nsearch: {screen: 20%}\n",
+        "chat.yaml:5: search.screen: a search for the capacity rejects by itself what cannot win; remove it",
+        id="screen and a search for the capacity",
+    ),
+    pytest.param(
+        HEAD + "load: {burst: 50}\nsearch: {screen: 20%}\n",
+        "chat.yaml:5: search.screen: burst is no load of which a part tells the rest; remove it",
+        id="screen of a burst",
+    ),
+    pytest.param(
+        HEAD + "load: {generator: guidellm}\nsearch: {screen: 20%}\n",
+        "chat.yaml:5: search.screen: guidellm cannot be watched while it runs; remove it",
+        id="screen with another generator",
+    ),
+    pytest.param(
+        HEAD + "search: {screen: 20%}\nobjective: [maximize goodput, minimize e2e.p90]\n",
+        "chat.yaml:4: search.screen: what is worse in the first objective may be best in another; "
+        "remove it, or the others",
+        id="screen with several objectives",
+    ),
+    pytest.param(
         HEAD + "search: {defaults: 'no'}\n",
         "chat.yaml:4: search.defaults: 'no' is not true or false",
         id="defaults is text",

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from pytest_autotune.choosing import how_it_ended
 from pytest_autotune.engines.engine import Cause, CauseKind, Flag
 from pytest_autotune.engines.sim.arguments import Settings
 from pytest_autotune.engines.sim.engine import SimEngine, server_flags
 from pytest_autotune.engines.sim.hardware import GPUS, DeviceMemoryError, find_shape, plan_memory
 from pytest_autotune.feasibility import Feasibility, asks_no_less, conditions, known_out_of_memory, settings_of
-from pytest_autotune.plan import how_it_ended
 from pytest_autotune.records import StartRecord
 from pytest_autotune.slo import Status
 from pytest_autotune.space import Choice, Space
@@ -275,5 +275,5 @@ def test_what_was_not_launched_does_not_try_the_patience_of_a_search():
     suite = Suite(name="chat", engine="sim", search=SearchBlock(patience=1))
     good = trial(1, batch(1, output_throughput=10.0, error_rate=0.0))
     bad = trial(2, status=Status.INFEASIBLE, cause="out of memory", reason="out of memory: no")
-    assert how_it_ended(suite, (good, bad))
-    assert not how_it_ended(suite, (good, replace(bad, server_log="")))
+    assert how_it_ended(suite, (good, bad), {})
+    assert not how_it_ended(suite, (good, replace(bad, server_log="")), {})

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_autotune.choosing import observe
 from pytest_autotune.load.http import more_workers
-from pytest_autotune.plan import observe
 from pytest_autotune.reporting.sending import client_shares, sending_lines, warning_lines
 from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import Limit, Status
 from pytest_autotune.steadiness import Drift, Steadiness
 from pytest_autotune.suite import Suite
 from tests.make_records import batch, trial
@@ -206,6 +206,15 @@ def test_an_over_saturated_trial_is_no_crash_to_the_search():
     behind = observe(trial(1, replace(fast, oversaturated="ttft grew")), suite)
     assert kept.constraints == {"e2e.p90": -0.8, "crash": 0.0}
     assert (behind.value, behind.constraints) == (None, {"e2e.p90": 1.0, "crash": 0.0})
+
+
+def test_what_was_screened_out_is_worse_than_what_complies_and_better_than_what_does_not():
+    suite = Suite(name="s", engine="sim", slo=(Limit("e2e.p90", 5.0),))
+    dropped = observe(trial(1, status=Status.SCREENED_OUT, reason="less [trial 7, c4]"), suite)
+    missed = observe(trial(2, batch(1, e2e__p90=5.5, output_throughput=9.0)), suite)
+    assert (dropped.value, missed.value) == (None, None)
+    assert dropped.constraints["crash"] == 0.0
+    assert 0.0 < dropped.constraints["e2e.p90"] < missed.constraints["e2e.p90"]
 
 
 HEALTH = ClientHealth(0.002, 0.004, 0.001, 0.25, workers=2)

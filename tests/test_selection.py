@@ -105,6 +105,18 @@ def test_a_trial_without_a_compliant_batch_keeps_its_numbers_and_names_the_least
             trial(1, cause="timeout", state="running"), Status.FAILED, "timeout", id="failed at start, by cause"
         ),
         pytest.param(trial(1), Status.FAILED, "no batch was measured", id="nothing measured"),
+        pytest.param(
+            trial(1, status=Status.SCREENED_OUT, reason="less than the best"),
+            Status.SCREENED_OUT,
+            "less than the best",
+            id="screened out",
+        ),
+        pytest.param(
+            trial(1, status=Status.SCREENED_OUT, reason="to be measured again", state="interrupted"),
+            Status.NOT_RUN,
+            "to be measured again",
+            id="screened out by what counts no more",
+        ),
         pytest.param(trial(1, state="running"), Status.NOT_RUN, "no batch was measured yet", id="not begun"),
         pytest.param(
             trial(1, died(1)),
@@ -405,3 +417,14 @@ def test_a_load_that_arrived_is_compliant_and_its_highest_rate_is_the_capacity()
 def test_an_over_saturated_batch_that_measured_nothing_has_failed_all_the_same():
     nothing = replace(at_rate(oversaturated="ttft grew"), requests=0, metrics={})
     assert judged(trial(1, nothing)).status is Status.FAILED
+
+
+def test_what_was_screened_out_is_never_selected_and_comes_after_what_was_measured():
+    dropped = judged(trial(1, status=Status.SCREENED_OUT, reason="less than the best", configuration={}))
+    slow = judged(trial(2, batch(1, e2e__p90=1.0, output_throughput=1.0)))
+    missed = judged(trial(3, batch(1, e2e__p90=99.0, output_throughput=9.0)))
+    refused = judged(trial(4, cause="bad argument", reason="bad argument: --foo"))
+    selection = select([refused, dropped, missed, slow])
+    assert [each.trial.id for each in selection.ranking] == [2, 3, 1, 4]
+    assert select([dropped]).best is None
+    assert (dropped.eligible, dropped.rank_value) == (False, None)

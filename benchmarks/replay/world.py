@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.replay.landscape import Key, Landscape, Point, e2e_s, read
 from benchmarks.replay.proposers import PROPOSERS
-from pytest_autotune import plan
+from pytest_autotune import choosing
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.errors import BenchmarkError, Infeasible
 from pytest_autotune.load.generator import never
@@ -220,15 +220,16 @@ def _suggest(
     seed: int,
     strategy: Strategy,
     fixed: Mapping[str, Value],
+    defaults: Mapping[str, Value],
 ) -> Configuration:
     propose = PROPOSERS.get(str(fixed.get("proposer")))
     if propose is None:
-        return suggest(space, history, seed=seed, strategy=strategy, fixed=fixed)
+        return suggest(space, history, seed=seed, strategy=strategy, fixed=fixed, defaults=defaults)
     return propose(space, history, seed, fixed)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put `_suggest` where slots are filled, until pytest ends: there is no hook for a strategy of one's own yet."""
+    """Put `_suggest` where slots are filled, until pytest ends."""
     patch = pytest.MonkeyPatch()
     config.add_cleanup(patch.undo)
-    patch.setattr(plan, "suggest", _suggest)
+    patch.setattr(choosing, "suggest", _suggest)

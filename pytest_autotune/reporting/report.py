@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_autotune.budget import saved_line
 from pytest_autotune.explanation import explain_best
+from pytest_autotune.formatting import count, duration
+from pytest_autotune.load.plan import levels_of
 from pytest_autotune.masking import secret_values
 from pytest_autotune.pareto import pareto_front
 from pytest_autotune.slo import Status
@@ -110,6 +112,20 @@ class SuiteReport:
     def saved(self) -> str:
         """What the search saved against the full grid, in words; empty when it saved nothing."""
         return saved_line(self.spent, self.everything) if self.spent and self.everything else ""
+
+    @property
+    def screened(self) -> str:
+        """How many trials were screened out and about how long they were loaded, in words; empty without any."""
+        dropped = [judged.trial for judged in self.selection.ranking if judged.status is Status.SCREENED_OUT]
+        if not dropped:
+            return ""
+        load = self.suite.load
+        whole_s = len(dropped) * len(levels_of(load)) * (load.planned_warmup_s + (load.planned_duration_s or 0.0))
+        loaded_s = sum(max(0.0, (trial.elapsed_s or 0.0) - (trial.deploy_s or 0.0)) for trial in dropped)
+        return (
+            f"screened out {count(len(dropped), 'trial')}, after about {duration(loaded_s)} beyond start-up "
+            f"instead of {duration(whole_s)}"
+        )
 
     @property
     def server_env(self) -> dict[str, str]:

@@ -88,7 +88,7 @@ def _economy(report: SuiteReport) -> list[str]:
     """Say why the search ended before its last trial, what it saved, and what costs are computed with."""
     ended = f"the search has ended: {report.ended}" if report.ended else ""
     price = f"costs are at {report.suite.price}" if report.suite.price else ""
-    return [f"  {line}" for line in (ended, report.saved, price) if line]
+    return [f"  {line}" for line in (ended, report.screened, report.saved, price) if line]
 
 
 def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
