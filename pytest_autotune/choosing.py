@@ -198,5 +198,5 @@ def _margin(check: Check) -> float:
     actual, bound = check.actual, check.limit.bound
     if actual is None or actual <= 0 or bound <= 0:
         return max(-FAR, min(check.ratio, FAR))
-    margin = math.log(actual) - math.log(bound)
+    margin = max(-FAR, min(math.log(actual) - math.log(bound), FAR))
     return -margin if check.limit.floor else margin

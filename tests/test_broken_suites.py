@@ -279,7 +279,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "parameters:\n" + "".join(f"  p{i}: {{int: [1, 10]}}\n" for i in range(6)),
-        "chat.yaml:4: parameters: 1000000 combinations are more than a grid may have (100000); list fewer values or write search: {strategy: tpe}",
+        "chat.yaml:4: parameters: 1000000 combinations are more than a grid may have (100000); list fewer values or write search: {strategy: auto}",
         id="too large a grid",
     ),
     pytest.param(
@@ -689,7 +689,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "search: {strategy: tpee}\n",
-        "chat.yaml:4: search.strategy: 'tpee' is not one of grid, random, tpe (did you mean 'tpe'?)",
+        "chat.yaml:4: search.strategy: 'tpee' is not one of grid, random, tpe, gp, bayes, auto (did you mean 'tpe'?)",
         id="unknown strategy",
     ),
     pytest.param(

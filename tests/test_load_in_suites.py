@@ -1,6 +1,7 @@
 """Load shapes other than a concurrency through the whole plugin: items, markers, store, verdicts, exports."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -204,8 +205,28 @@ def test_an_over_saturated_trial_is_no_crash_to_the_search():
     fast = batch(1, e2e__p90=1.0, output_throughput=9.0)
     kept = observe(trial(1, fast), suite)
     behind = observe(trial(1, replace(fast, oversaturated="ttft grew")), suite)
-    assert kept.constraints == {"e2e.p90": -0.8, "crash": 0.0}
+    assert kept.constraints == {"e2e.p90": pytest.approx(math.log(0.2)), "crash": 0.0}
     assert (behind.value, behind.constraints) == (None, {"e2e.p90": 1.0, "crash": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("limit", "actual", "margin"),
+    [
+        (Limit("e2e.p90", 5.0), 10.0, math.log(2)),
+        (Limit("e2e.p90", 5.0), 5.0, 0.0),
+        (Limit("output_throughput", 100.0, floor=True), 50.0, math.log(2)),
+        (Limit("output_throughput", 100.0, floor=True), 200.0, -math.log(2)),
+        (Limit("error_rate", 0.0), 0.25, 0.25),
+        (Limit("error_rate", 0.01), 0.0, -1.0),
+        (Limit("output_throughput", 100.0, floor=True), 0.0, 1.0),
+        (Limit("e2e.p90", 1e-300), 1e300, 30.0),
+    ],
+)
+def test_how_far_a_limit_was_missed_is_a_logarithm_whatever_its_unit(limit, actual, margin):
+    suite = Suite(name="s", engine="sim", slo=(limit,))
+    metrics = {"output_throughput": 9.0, limit.metric.replace(".", "__"): actual}
+    told = observe(trial(1, batch(1, **metrics)), suite)
+    assert told.constraints[limit.metric] == pytest.approx(margin)
 
 
 def test_what_was_screened_out_is_worse_than_what_complies_and_better_than_what_does_not():

@@ -263,7 +263,7 @@ def test_a_grid_begins_with_nothing(tmp_path, key):
     with pytest.raises(SuiteError) as caught:
         load_suite(path)
     name = key.partition(":")[0]
-    told = "a grid tries everything in its order; remove it or write strategy: tpe"
+    told = "a grid tries everything in its order; remove it or write strategy: bayes"
     assert str(caught.value) == f"{path}:11: search.{name}: {told}"
 
 
