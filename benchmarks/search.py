@@ -10,17 +10,23 @@ import argparse
 import json
 import os
 import random
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from benchmarks.load import machine
 from benchmarks.replay.landscape import e2e_s, read
+from benchmarks.replay.world import METRIC
 from benchmarks.tables import Printer
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.store import Store
@@ -35,9 +41,14 @@ if TYPE_CHECKING:
 
 SHARES = (0.3, 0.5, 0.7)  # of the points that are too slow for the limit
 CLOSE = 0.95  # of the true best: found
-STRATEGIES = ("grid", "random", "tpe-as-used", "tpe-infinite", "graded", "ours")
+OTHERS = ("grid", "random", "tpe-as-used", "tpe-infinite", "graded")
+STRATEGIES = (*OTHERS, "ours cold", "ours")
+EARLIER = 3  # of the best of other workloads of the model, with which ours begins
+TOLERANCE = "50%"  # of the load that ours looks for: nearer than the levels of the landscapes, which double
+STORE = ".autotune/results.db"
 WINDOW = 4.0  # times the median answer: requests of each stream in a window
-PATIENCE = 4  # trials in a row without anything better that end our search
+PATIENCE = 3  # trials in a row without anything better that end our search
+IMPROVEMENT = "2%"  # expected, below which ours ends
 DRAWS = 2_000  # of the bootstrap
 
 
@@ -84,82 +95,113 @@ def main() -> None:
 
 
 def run(file: Path, chosen: Sequence[Landscape], shares: Sequence[float], seeds: int) -> dict[Case, Outcome]:
-    """Search in two processes at a time, one for each strategy: its suites share a session and a store."""
-
-    def of(strategy: str) -> dict[Case, Outcome]:
-        cases = [Case(one, share, strategy, seed) for one in chosen for share in shares for seed in range(seeds)]
-        return search(file, cases)
-
+    """Search in two processes at a time; what shares a limit and a seed shares a session and a store."""
+    jobs: list[Callable[[], dict[Case, Outcome]]] = []
+    for share in shares:
+        for seed in range(seeds):
+            jobs.append(partial(of_ours, file, chosen, share, seed))
+            jobs += [partial(of_another, file, chosen, share, seed, strategy) for strategy in OTHERS]
     with ThreadPoolExecutor(2) as pool:
-        return {case: outcome for found in pool.map(of, STRATEGIES) for case, outcome in found.items()}
+        found = [job.result() for job in [pool.submit(each) for each in jobs]]
+    return {case: outcome for outcomes in found for case, outcome in outcomes.items()}
 
 
-def search(file: Path, cases: Sequence[Case]) -> dict[Case, Outcome]:
-    """Run pytest once over the suites of all cases, and read what it stored."""
+def of_another(file: Path, chosen: Sequence[Landscape], share: float, seed: int, strategy: str) -> dict[Case, Outcome]:
+    """Search every landscape by one strategy."""
     with tempfile.TemporaryDirectory(prefix="search-") as text:
-        directory = Path(text)
-        (directory / "suites").mkdir()
-        for index, case in enumerate(cases):
-            (directory / "suites" / f"case-{index:04d}.yaml").write_text(json.dumps(suite(file, case)))
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
-        command += ["-p", "benchmarks.replay.world", "suites", "--autotune"]
-        root = str(Path(__file__).parents[1])
-        environment = os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": root}
-        done = subprocess.run(command, cwd=text, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode not in (0, 1):
-            raise SystemExit(done.stdout[-4000:] + done.stderr[-4000:])
-        with Store(f"sqlite:///{text}/.autotune/results.db") as store:
-            run_id = store.runs()[0].id
-            studies = {Path(one.suite).stem: one.study for one in store.suites_of_run(run_id)}
-            trials: dict[str, list[TrialRecord]] = {}
-            for trial in store.trials_of_run(run_id):
-                trials.setdefault(trial.study, []).append(trial)
-        return {
-            case: outcome(case, trials[studies[f"case-{index:04d}"]], directory / "suites" / f"case-{index:04d}.yaml")
-            for index, case in enumerate(cases)
-        }
+        return search(file, [Case(one, share, strategy, seed) for one in chosen], Path(text))
+
+
+def of_ours(file: Path, chosen: Sequence[Landscape], share: float, seed: int) -> dict[Case, Outcome]:
+    """Search every landscape with an empty store, then each with what was found for the model's other workloads."""
+    with tempfile.TemporaryDirectory(prefix="search-") as text:
+        cold = [Case(one, share, "ours cold", seed) for one in chosen]
+        outcomes = search(file, cold, Path(text, "cold"))
+        served: dict[tuple[str, str], list[Landscape]] = {}
+        for one in chosen:
+            served.setdefault((one.key.model_path, one.key.system), []).append(one)
+        for place in range(max(len(those) for those in served.values())):
+            targets = [those[place] for those in served.values() if len(those) > place]
+            directory = Path(text, f"warm-{place}")
+            (directory / ".autotune").mkdir(parents=True)
+            shutil.copy(Path(text, "cold", STORE), directory / STORE)
+            forget(directory / STORE, [name_of(one) for one in targets])
+            outcomes |= search(file, [Case(one, share, "ours", seed) for one in targets], directory)
+        return outcomes
+
+
+def forget(store: Path, names: Sequence[str]) -> None:
+    """Take the searches of these suites out of a store."""
+    with closing(sqlite3.connect(store)) as connection, connection:
+        for name in names:
+            trials = "select id from trials where study in (select study from suites where suite like ?)"
+            batches = f"select id from batches where trial_id in ({trials})"
+            connection.execute(f"delete from samples where batch_id in ({batches})", [f"%{name}.yaml"])
+            connection.execute(f"delete from batches where id in ({batches})", [f"%{name}.yaml"])
+            connection.execute(f"delete from trials where id in ({trials})", [f"%{name}.yaml"])
+            connection.execute("delete from suites where suite like ?", [f"%{name}.yaml"])
+
+
+def name_of(landscape: Landscape) -> str:
+    """Return the name of a landscape's suite, the same in every session."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(map(str, landscape.key)))
+
+
+def search(file: Path, cases: Sequence[Case], directory: Path) -> dict[Case, Outcome]:
+    """Run pytest once over the suites of all cases, and read what it stored."""
+    paths = {case: directory / "suites" / f"{name_of(case.landscape)}.yaml" for case in cases}
+    (directory / "suites").mkdir(parents=True, exist_ok=True)
+    for case, path in paths.items():
+        path.write_text(json.dumps(suite(file, case)))
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
+    command += ["-p", "benchmarks.replay.world", "suites", "--autotune"]
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTEST_ADDOPTS": "", "PYTHONPATH": root}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stdout[-4000:] + done.stderr[-4000:])
+    with Store(f"sqlite:///{directory / STORE}") as store:
+        run_id = store.runs()[0].id
+        studies = {Path(one.suite).stem: one.study for one in store.suites_of_run(run_id)}
+        trials: dict[str, list[TrialRecord]] = {}
+        for trial in store.trials_of_run(run_id):
+            trials.setdefault(trial.study, []).append(trial)
+    return {case: outcome(case, trials[studies[path.stem]], path) for case, path in paths.items()}
 
 
 def suite(file: Path, case: Case) -> dict[str, object]:
     """Return the suite of a case."""
-    landscape, ours = case.landscape, case.strategy == "ours"
+    landscape, ours = case.landscape, case.strategy.startswith("ours")
+    levels = landscape.levels
     typical_s = median(e2e_s(point, landscape.key.osl) for one in landscape.settings for point in one.points.values())
     load: dict[str, object] = {
         "prompt_tokens": landscape.key.isl,
         "output_tokens": landscape.key.osl,
-        "concurrency": from_the_middle(landscape.levels) if ours else list(landscape.levels),
+        "concurrency": {"search": [levels[0], levels[-1]], "tolerance": TOLERANCE} if ours else list(levels),
         "duration": f"{WINDOW * typical_s:.3f}s",
         "warmup": f"{typical_s:.3f}s",
     }
-    strategy = {"grid": "grid", "random": "random"}.get(case.strategy, "tpe")
+    strategy = "bayes" if ours else {"grid": "grid", "random": "random"}.get(case.strategy, "tpe")
     # Numbered slots take the seed plus their number: seeds far apart share none.
     settings: dict[str, object] = {"strategy": strategy, "defaults": False, "seed": 1000 * case.seed}
     if case.strategy != "grid":
         settings["trials"] = len(landscape.settings)
+        settings |= {"earlier": EARLIER if case.strategy == "ours" else 0, "prior": 0}
     if ours:
-        load["skip"] = "dominated"
-        settings["patience"] = PATIENCE
+        settings |= {"patience": PATIENCE, "improvement": IMPROVEMENT}
     names = {"file": str(file), **landscape.key._asdict(), "noise": case.seed, "proposer": case.strategy}
     return {
         "name": "case",
         "engine": "replay",
-        "model": landscape.key.model_path,
+        "model": f"{landscape.key.model_path}@{landscape.key.system}",
         "parameters": {name: list(values) for name, values in landscape.varying.items()},
         "constraints": list(landscape.conditions),
         "fixed": names,
         "load": load,
-        "slo": {"tpot.mean": f"{1e3 * landscape.tpot_limit_s(case.share):.6f}ms"},
+        "slo": {METRIC: f"{1e3 * landscape.tpot_limit_s(case.share):.6f}ms"},
         "objective": "maximize output_throughput_per_gpu",
         "search": settings,
     }
-
-
-def from_the_middle(levels: Sequence[int]) -> list[int]:
-    """Return levels in the order of a bisection: each verdict may then settle many others."""
-    if not levels:
-        return []
-    middle = len(levels) // 2
-    return [levels[middle], *from_the_middle(levels[middle + 1 :]), *from_the_middle(levels[:middle])]
 
 
 def outcome(case: Case, trials: Sequence[TrialRecord], path: Path) -> Outcome:
@@ -174,7 +216,7 @@ def outcome(case: Case, trials: Sequence[TrialRecord], path: Path) -> Outcome:
     best = select(judged).best
     upper = None
     if best is not None and best.best is not None:
-        upper = best.best.record.intervals.get("tpot.mean", (None, None))[1]
+        upper = best.best.record.intervals.get(METRIC, (None, None))[1]
     return Outcome(
         found=until is not None,
         deployments=until or len(ordered),
@@ -182,7 +224,7 @@ def outcome(case: Case, trials: Sequence[TrialRecord], path: Path) -> Outcome:
         all_deployments=len(ordered),
         all_load_s=sum(loads_s),
         resolved=upper is not None and upper <= limit_s,
-        wrong=best is not None and worth(case, best) == 0.0,
+        wrong=best is not None and misses(case, best),
         twice=len(ordered) - len({json.dumps(dict(trial.configuration), sort_keys=True) for trial in ordered}),
     )
 
@@ -193,14 +235,18 @@ def load_s(trial: TrialRecord, warmup_s: float) -> float:
 
 
 def worth(case: Case, best: JudgedTrial | None) -> float:
-    """Return what a selection truly brings at its level; 0 when it truly misses the limit."""
-    if best is None or best.level is None or best.level.concurrency is None:
-        return 0.0
+    """Return what a selected configuration truly brings, at the best level of the landscape for it."""
+    setting = None if best is None else case.landscape.setting(best.trial.configuration)
+    return 0.0 if setting is None else case.landscape.true_value(setting, case.landscape.tpot_limit_s(case.share))
+
+
+def misses(case: Case, best: JudgedTrial) -> bool:
+    """Say whether the selected configuration truly misses the limit at the level it was selected for."""
     setting: Setting | None = case.landscape.setting(best.trial.configuration)
-    point = None if setting is None else setting.at(best.level.concurrency)
-    if setting is None or point is None or point.tpot_s > case.landscape.tpot_limit_s(case.share):
-        return 0.0
-    return case.landscape.throughput_per_gpu(setting, best.level.concurrency)
+    if setting is None or best.level is None or best.level.concurrency is None:
+        return True
+    point = setting.at(best.level.concurrency)
+    return point is None or point.tpot_s > case.landscape.tpot_limit_s(case.share)
 
 
 def report(out: Printer, outcomes: Mapping[Case, Outcome], note: str) -> None:
@@ -226,7 +272,7 @@ def report(out: Printer, outcomes: Mapping[Case, Outcome], note: str) -> None:
     for name, figure in (("until found", lambda one: one.load_s), ("whole search", lambda one: one.all_load_s)):
         share, text = ratio(outcomes, "grid", figure)
         out.verdict(f"load time of ours against the grid, {name} {text}", share, 0.25, "")
-    ours = [one for case, one in outcomes.items() if case.strategy == "ours"]
+    ours = [one for case, one in outcomes.items() if case.strategy.startswith("ours")]
     out.verdict("wrong winners of ours called resolved", sum(one.wrong and one.resolved for one in ours), 0, "")
     out.verdict("configurations of ours deployed twice", sum(one.twice for one in ours), 0, "")
 

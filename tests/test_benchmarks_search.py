@@ -1,11 +1,17 @@
 """What the benchmark of searches relies on: a replayed world that is the landscape, and exact accounts of it."""
 
+import itertools
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.replay.landscape import e2e_s, read
-from benchmarks.search import SHARES, Case, from_the_middle, run
+from benchmarks.replay.simulated import TRAFFICS
+from benchmarks.replay.world import beyond
+from benchmarks.search import SHARES, STRATEGIES, Case, run
+from benchmarks.search_simulated import first_success
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.space import Choice, Space
 
@@ -48,10 +54,6 @@ def test_no_point_lies_on_the_limit(landscape, share):
     assert sum(tpot > limit_s for tpot in tpots) == pytest.approx(share * len(tpots), abs=1)
 
 
-def test_a_bisection_takes_every_level_once_from_the_middle():
-    assert from_the_middle([4, 8, 16, 32, 64]) == [16, 64, 32, 8, 4]
-
-
 def test_the_grid_deploys_everything_once_and_its_load_time_is_exact(landscape, outcomes):
     found = outcomes[Case(landscape, 0.5, "grid", 0)]
     tail = sorted(e2e_s(point, 64) for one in landscape.settings for point in one.points.values())[5:7]
@@ -63,18 +65,45 @@ def test_the_grid_deploys_everything_once_and_its_load_time_is_exact(landscape, 
 
 
 def test_no_strategy_deploys_a_configuration_twice(outcomes):
-    assert {case.strategy for case in outcomes} == {
-        "grid",
-        "random",
-        "tpe-as-used",
-        "tpe-infinite",
-        "graded",
-        "ours",
-    }
-    assert [one.twice for one in outcomes.values()] == [0] * 6
+    assert {case.strategy for case in outcomes} == set(STRATEGIES)
+    assert [one.twice for one in outcomes.values()] == [0] * len(STRATEGIES)
     assert all(one.deployments <= one.all_deployments <= 6 for one in outcomes.values())
 
 
-def test_ours_skips_levels_that_cannot_matter(landscape, outcomes):
+def test_ours_loads_less_than_a_list_of_levels(landscape, outcomes):
     ours, random = (outcomes[Case(landscape, 0.5, name, 0)] for name in ("ours", "random"))
     assert ours.all_load_s < random.all_load_s
+
+
+def test_what_was_not_measured_wins_nothing(landscape):
+    setting = next(one for one in landscape.settings if one.gpus == 8)
+    low, high = min(setting.points), max(setting.points)
+    limit_s = 2 * max(point.tpot_s for point in setting.points.values())
+    assert beyond(setting, low - 1, limit_s) == setting.points[low]
+    assert beyond(setting, high + 1, limit_s).tpot_s > limit_s
+
+
+def test_a_simulated_landscape_crashes_where_the_engines_own_plan_does():
+    traffic = TRAFFICS[0]
+    assert 0.2 <= traffic.crash_share <= 0.4
+    assert 8_000 <= len(traffic.truth) <= 20_000
+    assert len(traffic.space.parameters) == 8
+    bars = traffic.barred(())
+    crashing = {key for key, worth in traffic.truth.items() if worth is None}
+    barred = {key for key in traffic.truth if bars(json.loads(key))}
+    assert barred < crashing
+
+
+def test_what_a_simulated_trial_tells_is_what_the_plugin_would():
+    chance = np.random.default_rng(0)
+    told = [TRAFFICS[3].observe(one, chance) for one in itertools.islice(TRAFFICS[3].space.grid({}), 0, 4000, 37)]
+    assert all(row.constraints.keys() == {"ttft.mean", "tpot.mean", "crash"} for row in told)
+    for row in told:
+        crashed = row.constraints["crash"] > 0
+        assert row.value is None or not crashed
+        assert crashed == (TRAFFICS[3].worth(row.configuration) is None)
+
+
+def test_the_first_success_in_a_failing_space_is_found_by_its_slope():
+    assert first_success("bayes", 0) is not None
+    assert first_success("tpe-infinite", 0) is None

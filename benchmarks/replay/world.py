@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pytest
 
-from benchmarks.replay.landscape import Key, Landscape, Point, e2e_s, read
+from benchmarks.replay.landscape import Key, Landscape, Point, Setting, e2e_s, read
 from benchmarks.replay.proposers import PROPOSERS
 from pytest_autotune import choosing
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 START_S = 180.0  # of every server, on the simulated clock: a large model from a warm disk
+TOO_SLOW = 2.0  # times the limit, above the largest load that was measured
+METRIC = "tpot.mean"  # that the limit is on
 REQUEST_SPREAD = 0.10  # standard deviation of the logarithm of one request's latencies
 BATCH_SPREAD = (0.005, 0.02)  # of a whole batch: what repeats on one server differ by, as a standard deviation
 _PLACE = "replay://server/"
@@ -122,6 +124,7 @@ class ReplayLoad:
     def __init__(self, suite: Suite) -> None:
         self._landscape = landscape_of(suite)
         self._noise = suite.fixed["noise"]
+        (self._limit_s,) = (limit.bound for limit in suite.slo if limit.metric == METRIC)
 
     def run(
         self,
@@ -136,9 +139,9 @@ class ReplayLoad:
         """Return the requests that such a server would have answered in the window."""
         setting = self._landscape.setting(json.loads(unquote(target.url.removeprefix(_PLACE))))
         assert setting is not None, "the deployer refuses what was not measured"
-        if level.concurrency is None or (point := setting.at(level.concurrency)) is None:
-            levels = list(setting.points)
-            raise BenchmarkError(f"{level} is outside of what was measured ({levels[0]} to {levels[-1]})")
+        if level.concurrency is None:
+            raise BenchmarkError(f"{level} is no closed loop")
+        point = setting.at(level.concurrency) or beyond(setting, level.concurrency, self._limit_s)
         identity = f"{self._noise} {target.url} {level} {workload.seed}"
         chance = np.random.default_rng(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]))
         samples = self._requests(chance, level.concurrency, point.ttft_s, point.tpot_s, workload)
@@ -186,6 +189,17 @@ def _window(
     kept = tuple(one for one in samples if one.sent_s < window_s and one.end_s >= 0)
     early = sum(one.end_s < 0 for one in samples)
     return Measurement(level, kept, window_s, early, _CLIENT, {}, stopped=stopped)
+
+
+def beyond(setting: Setting, concurrency: int, limit_s: float) -> Point:
+    """Return what stands for a load that was not measured: below, the least one's latencies; above, too slow ones.
+
+    So no search finds anything where nothing is known: `Setting.at` has no value there.
+    """
+    levels = list(setting.points)
+    if concurrency < levels[0]:
+        return setting.points[levels[0]]
+    return Point(setting.points[levels[-1]].ttft_s, TOO_SLOW * limit_s)
 
 
 def landscape_of(suite: Suite) -> Landscape:
