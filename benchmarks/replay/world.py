@@ -43,7 +43,7 @@ METRIC = "tpot.mean"  # that the limit is on
 REQUEST_SPREAD = 0.10  # standard deviation of the logarithm of one request's latencies
 BATCH_SPREAD = (0.005, 0.02)  # of a whole batch: what repeats on one server differ by, as a standard deviation
 _PLACE = "replay://server/"
-_ARRIVALS = 16  # that the tokens of an answer come in: samples stay small
+_ARRIVALS = 4  # that the tokens of an answer come in: samples stay small
 _CLIENT = ClientHealth(lag_p99_s=0.0, lag_max_s=0.0, send_p99_s=0.0, cpu_share=0.0)
 
 
