@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.budget import Budget, SearchEnded, cost_of, ending
 from pytest_autotune.confirmation import confirms, to_confirm
 from pytest_autotune.formatting import count
+from pytest_autotune.pareto import scalarised
 from pytest_autotune.records import utc_now
 from pytest_autotune.scope import SpaceExhausted
 from pytest_autotune.search import Observation, expected_gain, failure_value, suggest
@@ -17,7 +19,7 @@ from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from pytest_autotune.engines.engine import Installed
@@ -71,7 +73,7 @@ def choose_searched(
     return suggest(
         replace(suite.space, bars=bars),
         (
-            *(observe(trial, suite) for trial in searched),
+            *_observed(suite, searched, f"{suite.search.seed}:{index}"),
             *(Observation(configuration=each, state="running") for each in left(first, taken)),
         ),
         seed=suite.search.seed + index,
@@ -108,6 +110,22 @@ def defaults_of(installed: Installed) -> Configuration:
     """Return the engine's own values by the names of its flags, those that it tells."""
     flags = installed.flags or {}
     return {flag.name: flag.default for flag in flags.values() if flag.default is not None}
+
+
+def _observed(suite: Suite, trials: Sequence[TrialRecord], seed: str) -> list[Observation]:
+    """Return what the search is told of trials: with several objectives one value of them all, by the seed."""
+    rows = [observe(trial, suite) for trial in trials]
+    if not suite.tradeoffs:
+        return rows
+    judged = [
+        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness) for trial in trials
+    ]
+    chance = random.Random(seed)  # noqa: S311 - a search, not a secret
+    values = scalarised(judged, suite.objectives, chance)
+    return [
+        replace(row, value=value) if row.state == "done" and row.value is not None else row
+        for row, value in zip(rows, values, strict=True)
+    ]
 
 
 def observe(trial: TrialRecord, suite: Suite) -> Observation:

@@ -91,6 +91,11 @@ def fingerprint() -> str:
     return ", ".join([*counted, f"{cores()} cores {cpu_model()}", f"{memory_bytes() / 2**30:.0f} GiB"])
 
 
+def drivers() -> tuple[str, ...]:
+    """Return the versions of this machine's GPU drivers; none without GPUs."""
+    return tuple(sorted({gpu.driver for gpu in gpus()}))
+
+
 @cache
 def _all_gpus() -> tuple[Gpu, ...]:
     try:

@@ -20,7 +20,7 @@ from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.engines.requirements import gpus_here, is_parallel
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.hardware import fingerprint
+from pytest_autotune.hardware import drivers, fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.seeding import at_each_degree, distinct
 from pytest_autotune.space import label
@@ -53,7 +53,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         raise problems[0]
     searched = {**suite.search.identity(), "strategy": suite.strategy}
     adaptive = None if suite.strategy == "grid" else [searched, repr(suite.space)]
-    identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive]
+    identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive, *drivers()]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return Plan(
         suite=suite,

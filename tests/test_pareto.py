@@ -1,10 +1,12 @@
 """What no other measurement beats."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_autotune.pareto import pareto_front
+from pytest_autotune.pareto import pareto_front, scalarised
 from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Limit
 from tests.make_records import Aim, batch, trial
@@ -60,3 +62,31 @@ def test_the_front_is_what_no_point_dominates(points):
     }
     assert kept == set(points) - dominated
     assert len(front(*trials)) == len(kept)
+
+
+def one_value(trials, seed):
+    return scalarised(trials, OBJECTIVES, random.Random(seed))
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=20), st.integers(0, 50))
+def test_what_is_beaten_in_every_objective_has_no_larger_value(points, seed):
+    trials = [judged(number, (float(more), float(less))) for number, (more, less) in enumerate(points)]
+    values = one_value(trials, seed)
+    assert all(value <= 0.0 for value in values)
+    for index, (more, less) in enumerate(points):
+        for other, (m, le) in enumerate(points):
+            if m >= more and le <= less:
+                assert values[other] >= values[index]
+
+
+def test_other_weights_look_for_other_parts_of_the_front():
+    trials = [judged(1, (10.0, 0.1)), judged(2, (60.0, 0.3)), judged(3, (90.0, 0.9)), judged(4, (50.0, 0.9))]
+    chosen = [max(range(4), key=one_value(trials, seed).__getitem__) for seed in range(60)]
+    assert set(chosen) == {0, 1, 2}
+
+
+def test_the_best_batch_of_a_trial_counts_and_without_one_there_is_no_value():
+    both = judged(1, (10.0, 0.1), (90.0, 0.1))
+    values = one_value([both, judged(2, (0.5, 0.01)), judged(3, (99.0, None)), judged(4)], 0)
+    assert values == [0.0, None, None, None]
+    assert one_value([], 0) == []

@@ -321,3 +321,15 @@ def test_degrees_that_the_engine_refuses_are_left_out(tmp_path):
 
 def gpu(index):
     return Gpu(index, f"GPU-{index}", "NVIDIA H100", 80 * 2**30, "1")
+
+
+def test_another_driver_is_another_study(tmp_path, monkeypatch):
+    path = tmp_path / "seeds.yaml"
+    path.write_text(suite_of(""))
+
+    def study(*drivers):
+        monkeypatch.setattr("pytest_autotune.plan.drivers", lambda: drivers)
+        return make_plan(load_suite(path), Engine(Installed("1", FLAGS)), nodeid="seeds.yaml").study
+
+    assert study("570.1") == study("570.1")
+    assert len({study(), study("570.1"), study("580.2")}) == 3
