@@ -103,3 +103,18 @@ def test_bayes_learns_from_the_engines_defaults_by_their_values(project):
         configurations = [dict(trial.configuration) for trial in store.trials_of_run(run.id)]
     assert configurations[0] == {}
     assert len({json.dumps(one, sort_keys=True) for one in configurations}) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["bayes", "tpe"])
+def test_a_search_with_several_objectives_measures_each_configuration_once(project, strategy):
+    search = f"{{strategy: {strategy}, trials: 12}}"
+    objectives = "objective: [maximize output_throughput, minimize e2e.p90]"
+    project.suite(SUITE.replace("SEARCH", search).replace("objective: maximize output_throughput", objectives))
+    assert project.run("suites", "--autotune").ret == 0
+    with project.store() as store:
+        (run,) = store.runs()
+        trials = store.trials_of_run(run.id)
+    assert len({json.dumps(dict(trial.configuration), sort_keys=True) for trial in trials}) == 12
+    (best,) = project.path.rglob("best.json")
+    assert json.loads(best.read_text())["pareto_front"]
