@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from pytest_autotune.trial import MeasuredBatch
 
 CHECK_FIXTURES = frozenset({"batch", "trial", "model_server"})
+
+
+@cache
+def _config_mark() -> pytest.MarkDecorator:
+    """Return the mark that all items have, looked up once: pytest checks its name each time."""
+    mark: pytest.MarkDecorator = pytest.mark.config
+    return mark
 
 
 class Trial(pytest.Collector):
@@ -75,11 +83,14 @@ class Trial(pytest.Collector):
         Dashes become underscores; numbers with a fraction and lists are matched as text, since a
         mark expression knows integers, text, true, false and none only.
         """
-        config: pytest.MarkDecorator = pytest.mark.config
-        values: dict[str, Any] = {n.replace("-", "_"): _markable(v) for n, v in self.slot.parameters.items()}
+        values = self._marked
         if level is not None:
-            values[level.shape] = _markable(level.number)
-        return config.with_args(**values)
+            values = {**values, level.shape: _markable(level.number)}
+        return _config_mark().with_args(**values)
+
+    @cached_property
+    def _marked(self) -> dict[str, Any]:
+        return {name.replace("-", "_"): _markable(value) for name, value in self.slot.parameters.items()}
 
     @property
     def claimed(self) -> LiveTrial:

@@ -5,6 +5,7 @@ Imports stay light: a pytest run without suites loads this module and little mor
 
 from __future__ import annotations
 
+import gc
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say whose fixture `benchmark` is where two plugins have one."""
     return load_benchmark.header(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect without the cyclic garbage collector: trials are made to stay, and it would look through all of them."""
+    if not settings_of(session.config).active or not gc.isenabled():
+        return (yield)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.bayes import most_telling, propose
 from pytest_autotune.scope import Range, Scope, axis_of, exhausted
 from pytest_autotune.space import canonical
 
@@ -83,6 +82,8 @@ def suggest(
     if strategy == "random":
         return _any_untried(scope, chance)
     if strategy == "bayes":
+        from pytest_autotune.bayes import propose  # and numpy, which collecting a suite need not wait for
+
         proposal = propose(scope, history, chance)
         return _any_untried(scope, chance) if proposal is None else proposal.configuration
     return _by_optuna(scope, history, chance, strategy)
@@ -101,6 +102,8 @@ def expected_gain(
     Probabilities that it fails or misses a limit are taken off. None while nothing can be said. Raises
     `SpaceExhausted`.
     """
+    from pytest_autotune.bayes import propose
+
     proposal = propose(_scope(space, history, fixed, defaults), history, _chance(seed, history))
     return None if proposal is None else proposal.gain
 
@@ -143,6 +146,8 @@ def _any_untried(scope: Scope, chance: random.Random) -> Configuration:
 def _by_optuna(
     scope: Scope, history: Sequence[Observation], chance: random.Random, strategy: Literal["tpe", "gp"]
 ) -> Configuration:
+    from pytest_autotune.bayes import most_telling
+
     points = [
         (row, point)
         for row in most_telling(history, best=TOLD_BEST, last=TOLD_LAST)

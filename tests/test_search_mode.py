@@ -296,3 +296,25 @@ def test_a_batch_with_a_saturated_client_is_measured_once_more_before_it_is_an_e
     assert result.parseoutcomes().get("errors", 0) == errors
     (logged,) = (project.path / ".autotune").glob("*/run.log")
     assert logged.read_text().count("concurrency=1 is measured once more: client saturated") == 1
+
+
+COLLECTOR = """\
+import gc
+
+def pytest_pycollect_makemodule(module_path):
+    print("while collecting:", gc.isenabled())
+
+def pytest_collection_finish():
+    print("afterwards:", gc.isenabled())
+
+def pytest_runtestloop():
+    print("while running:", gc.isenabled())
+"""
+
+
+@pytest.mark.parametrize(("arguments", "enabled"), [((), True), (("--autotune",), False)])
+def test_the_garbage_collector_rests_only_while_trials_are_collected(project, arguments, enabled):
+    project.pytester.makeconftest(COLLECTOR)
+    project.pytester.makepyfile("def test_it(): pass")
+    shown = project.run(*arguments, "-s", "test_the_garbage_collector_rests_only_while_trials_are_collected.py").stdout
+    shown.fnmatch_lines([f"while collecting: {enabled}", "*while running: True"])
