@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.budget import Budget, SearchEnded, cost_of, ending
 from pytest_autotune.confirmation import confirms, to_confirm
+from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.formatting import count
 from pytest_autotune.pareto import scalarised
 from pytest_autotune.records import utc_now
@@ -106,10 +107,11 @@ def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...], defaults: Confi
     return _spent(suite, history) or _little_to_gain(suite, history, defaults)
 
 
-def defaults_of(installed: Installed) -> Configuration:
-    """Return the engine's own values by the names of its flags, those that it tells."""
+def defaults_of(suite: Suite, installed: Installed) -> Configuration:
+    """Return the engine's own values of the suite's parameters, by the suite's spelling; those that it tells."""
     flags = installed.flags or {}
-    return {flag.name: flag.default for flag in flags.values() if flag.default is not None}
+    told = {each.name: flags.get(flag_name(each.name)) for each in suite.space.parameters}
+    return {name: flag.default for name, flag in told.items() if flag is not None and flag.default is not None}
 
 
 def _observed(suite: Suite, trials: Sequence[TrialRecord], seed: str) -> list[Observation]:

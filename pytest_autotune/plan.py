@@ -16,7 +16,6 @@ from pytest_autotune.bench import Plan, Slot
 from pytest_autotune.budget import Cost
 from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
 from pytest_autotune.confirmation import slot_name
-from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.engines.requirements import gpus_here, is_parallel
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_autotune.choosing import First
     from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.records import TrialRecord
-    from pytest_autotune.space import Configuration, Value
+    from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
 
 GRID_COUNTED = 20_000  # combinations of a grid that are counted one by one
@@ -55,31 +54,26 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     adaptive = None if suite.strategy == "grid" else [searched, repr(suite.space)]
     identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive, *drivers()]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    defaults = defaults_of(suite, installed)
     return Plan(
         suite=suite,
         engine=engine,
         installed=installed,
         nodeid=nodeid,
         study=study,
-        slots=(*_slots(suite, defaults_of(installed)), *_confirming_slots(suite)),
+        slots=(*_slots(suite, defaults), *_confirming_slots(suite)),
         levels=levels_of(suite.load),
-        first=() if adaptive is None else _first(suite, engine, installed),
+        first=() if adaptive is None else _first(suite, engine, installed, defaults),
     )
 
 
-def _first(suite: Suite, engine: Engine, installed: Installed) -> First:
+def _first(suite: Suite, engine: Engine, installed: Installed, defaults: Configuration) -> First:
     """Return what an adaptive search begins with by the suite: the engine's defaults, seeds, degrees of parallelism."""
     fixed, search, space = suite.fixed, suite.search, suite.space
     seeds = [space.fitted(seed, fixed) for seed in search.seeds]
     if not search.defaults:
         return distinct(seeds)
     parallel = [parameter.name for parameter in space.parameters if is_parallel({parameter.name: None})]
-    flags = installed.flags or {}
-
-    def default(name: str) -> Value:
-        flag = flags.get(flag_name(name))
-        return None if flag is None else flag.default
-
     gpus = _gpus_known(suite, installed) if parallel else None
 
     def viable(configuration: Configuration) -> bool:
@@ -90,7 +84,7 @@ def _first(suite: Suite, engine: Engine, installed: Installed) -> First:
         space,
         fixed,
         parallel=parallel,
-        default=default,
+        default=defaults.get,
         viable=viable,
     )
     return distinct([{}], seeds, degrees)

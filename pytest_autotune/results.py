@@ -117,7 +117,7 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
     now = utc_now()
     best = selection.best
     whole = _finished(plan, history) >= len(plan.searching)
-    ended = "" if whole else how_it_ended(suite, history, defaults_of(plan.installed))
+    ended = "" if whole else how_it_ended(suite, history, defaults_of(suite, plan.installed))
     return SuiteReport(
         suite=suite,
         path=plan.nodeid,

@@ -53,6 +53,7 @@ _SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
 LARGEST_GRID = 100_000  # combinations before constraints
 
+# Of a search: how much of it.
 _MORE_OR_LESS = {
     "trials",
     "time_s",
@@ -62,7 +63,7 @@ _MORE_OR_LESS = {
     "screen",
     "confirm",
     "repeats",
-}  # of a search: how much of it
+}
 _FIRST = {"seeds", "earlier", "prior"}  # of a search: what it tries before anything that it chooses
 
 

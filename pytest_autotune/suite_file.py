@@ -326,6 +326,9 @@ def _check_search(file: SuiteFile, collector: Collector) -> None:
     if file.search.improvement is not None and file.search.strategy not in ("bayes", "auto"):
         remedy = "remove it, or write strategy: bayes (or auto)"
         collector.note(("search", "improvement"), f"{file.search.strategy} expects nothing of what it tries; {remedy}")
+    if file.search.improvement is not None and len(file.objective) > 1:
+        problem = "only what the first objective gains can be expected; remove it, or the other objectives"
+        collector.note(("search", "improvement"), problem)
     if file.search.strategy != "grid":
         return
     for key in ("seeds", "earlier", "prior"):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from pytest_autotune.choosing import defaults_of
+from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.suite_file import load_suite
 
 SUITE = """\
@@ -92,6 +94,21 @@ def test_an_improvement_that_cannot_be_is_refused(project, search, problem):
     project.suite(SUITE.replace("SEARCH", search))
     result = project.run("suites", "--autotune")
     result.stdout.fnmatch_lines([f"*quick.yaml:11: search.improvement: *{problem}*"])
+
+
+def test_an_improvement_in_several_objectives_is_refused(project):
+    several = SUITE.replace("maximize output_throughput", "[maximize output_throughput, minimize e2e.p90]")
+    project.suite(several.replace("SEARCH", "{strategy: bayes, improvement: 1%}"))
+    result = project.run("suites", "--autotune")
+    result.stdout.fnmatch_lines(["*quick.yaml:11: search.improvement: only what the first objective gains can be *"])
+
+
+def test_the_engines_defaults_are_found_whatever_the_spelling(tmp_path):
+    path = tmp_path / "wide.yaml"
+    path.write_text(SUITE.replace("SEARCH", "{strategy: bayes}").replace("max-num-seqs", "max_num_seqs"))
+    suite = load_suite(path)
+    installed = SimEngine().inspect(suite)
+    assert defaults_of(suite, installed) == {"max_num_seqs": 256, "enforce-eager": False}
 
 
 @pytest.mark.slow
