@@ -6,15 +6,17 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.hardware import fingerprint
+from pytest_autotune.load.lengths import mean_length
 from pytest_autotune.modelling import modelled
 from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import restate
-from pytest_autotune.seeding import best_earlier, distinct, fits, proposed, without
+from pytest_autotune.seeding import distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
+from pytest_autotune.transfer import Worths, most_promising, nearness, worths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_autotune.bench import Plan
     from pytest_autotune.records import TrialRecord
@@ -34,11 +36,10 @@ def first_of(plan: Plan, store: Store, *, ask: Callable[..., Any], fresh: bool) 
     `ask` is the hook `pytest_autotune_prior`; raises `SuiteError` for what it should not have returned.
     """
     suite = plan.suite
-    search, space, fixed = suite.search, suite.space, suite.fixed
+    search = suite.search
     earlier: tuple[Configuration, ...] = ()
     if search.earlier and suite.strategy != "random" and not fresh and suite.deploy == "local":
-        found = best_earlier(_searches(plan, store), space, fixed)
-        earlier = without(found, plan.first, most=search.earlier)
+        earlier = without(_earlier(plan, store), plan.first, most=search.earlier)
     known = distinct(plan.first, earlier)
     prior: tuple[Configuration, ...] = ()
     if search.prior:
@@ -66,6 +67,37 @@ def begins_with(plan: Plan, document: Mapping[str, Any]) -> tuple[Configuration,
     first, suite = document.get(FIRST, {}), plan.suite
     noted = (*first.get("earlier", ()), *first.get("prior", ()))
     return distinct(plan.first, (each for each in noted if fits(suite.space, each, suite.fixed)))
+
+
+def _earlier(plan: Plan, store: Store) -> tuple[Configuration, ...]:
+    """Return what other searches have tried and this one can, what they agree on as the best first."""
+    suite = plan.suite
+    space, fixed, load = suite.space, suite.fixed, _lengths(suite)
+    searches, tried = [], []
+    for ranking in _searches(plan, store):
+        searches.append(Worths(nearness(load, _measured_lengths(ranking)), worths(ranking, space, fixed)))
+        tried += [one.trial for one in ranking if one.eligible and fits(space, one.trial.configuration, fixed)]
+    tried.sort(key=lambda trial: (len(trial.configuration), trial.started_at, trial.id))
+    known = (space.fitted(trial.configuration, fixed) for trial in tried if trial.configuration)
+    return most_promising(searches, known)
+
+
+def _lengths(suite: Suite) -> tuple[float, float]:
+    """Return the mean tokens of the suite's prompts and answers; 0 where a file decides."""
+    if suite.load.dataset is not None or suite.load.replay is not None:
+        return 0.0, 0.0
+    prompt, output = suite.load.lengths
+    return mean_length(prompt), mean_length(output)
+
+
+def _measured_lengths(ranking: Iterable[JudgedTrial]) -> tuple[float, float]:
+    """Return the mean tokens of the prompts and answers of a search; 0 where nothing was answered."""
+    batches = (batch.record for one in ranking for batch in one.batches if batch.record.status == "measured")
+    metrics = next((batch.metrics for batch in batches if batch.metrics.get("request_throughput")), None)
+    if metrics is None:
+        return 0.0, 0.0
+    requests = metrics["request_throughput"]
+    return metrics.get("input_throughput", 0.0) / requests, metrics.get("output_throughput", 0.0) / requests
 
 
 def _searches(plan: Plan, store: Store) -> Iterator[tuple[JudgedTrial, ...]]:

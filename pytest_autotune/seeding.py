@@ -11,7 +11,6 @@ from pytest_autotune.spelling import show
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.space import Configuration, Parameter, Space, Value
 
     Configurations = tuple[Configuration, ...]
@@ -55,19 +54,6 @@ def at_each_degree(
             if degree != default(parameter.name) and fits(space, configuration, fixed) and viable(configuration):
                 found.append(configuration)
     return tuple(found)
-
-
-def best_earlier(searches: Iterable[Iterable[JudgedTrial]], space: Space, fixed: Mapping[str, Value]) -> Configurations:
-    """Return the compliant configurations of other searches that the space has, best first; no engine's defaults.
-
-    Each search is judged and merged by itself (`selection.select`), by the objective and the limits of the
-    one that asks. Equal values go to fewer overrides, then to what was measured earlier.
-    """
-    judged = [one for search in searches for one in search if one.eligible and one.trial.configuration]
-    ranked = sorted(judged, key=_worth)
-    return distinct(
-        space.fitted(one.trial.configuration, fixed) for one in ranked if fits(space, one.trial.configuration, fixed)
-    )
 
 
 def proposed(answer: object, space: Space, fixed: Mapping[str, Value]) -> Configurations:
@@ -123,9 +109,3 @@ def _degrees(parameter: Parameter) -> list[int]:
         return []
     degrees = sorted(value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0)
     return degrees if len(degrees) <= DEGREES else []
-
-
-def _worth(judged: JudgedTrial) -> tuple[object, ...]:
-    trial = judged.trial
-    assert judged.rank_value is not None  # it is eligible
-    return -judged.rank_value, len(trial.configuration), trial.started_at, trial.id

@@ -12,12 +12,9 @@ from pytest_autotune.engines.sim.engine import SimEngine, server_flags
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.hardware import Gpu
 from pytest_autotune.plan import make_plan
-from pytest_autotune.seeding import assigned, at_each_degree, best_earlier, distinct, left, proposed, without
-from pytest_autotune.selection import judge_trial
-from pytest_autotune.slo import Limit
+from pytest_autotune.seeding import assigned, at_each_degree, distinct, left, proposed, without
 from pytest_autotune.space import Choice, Constraint, Float, Forbidden, Integer, Space, Unfit, canonical
 from pytest_autotune.suite_file import load_suite
-from tests.make_records import Aim, batch, trial
 
 SPACE = Space(
     (
@@ -152,27 +149,6 @@ def test_what_is_known_is_left_out_and_the_rest_keeps_its_order(one, other, most
     keys = {canonical(each) for each in other}
     assert list(found) == [each for each in one if canonical(each) not in keys][:most]
     assert distinct(one, found) == one
-
-
-def judged(number, configuration, throughput, *, ttft=0.1):
-    measured = batch(4, output_throughput=throughput, ttft__p90=ttft)
-    return judge_trial(
-        trial(number, measured, configuration=configuration), limits=(Limit("ttft.p90", 0.2),), objective=Aim()
-    )
-
-
-def test_the_best_of_earlier_searches_comply_and_can_be_expressed():
-    searches = [
-        [judged(1, {}, 900.0), judged(2, {"tp": 2}, 300.0), judged(3, {"tp": 4}, 500.0)],
-        [
-            judged(4, {"tp": 1, "seqs": 64}, 700.0, ttft=0.5),  # violates
-            judged(5, {"tp": 2, "other": 1}, 600.0),  # is not of this space
-            judged(6, {"tp": 4}, 450.0),
-            judged(7, {"dtype": "fp8", "tp": 4}, 800.0),  # forbidden
-            judged(8, {"seqs": 32, "tp": 1}, 500.0),
-        ],
-    ]
-    assert best_earlier(searches, SPACE, {}) == ({"tp": 4}, {"tp": 1, "seqs": 32}, {"tp": 2})
 
 
 @pytest.mark.parametrize(
