@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST = 4096  # configurations that are gone through: a second or two
-_OF_RANGE = 12  # values that stand for a range with more of them
+_OF_RANGE = 8  # values that stand for a range with more of them
 
 
 def expectations(suite: Suite, engine: Engine) -> Mapping[str, tuple[Configuration, float]]:
@@ -112,7 +112,11 @@ def _candidates(suite: Suite, engine: Engine) -> Iterator[Configuration]:
         except SpaceExhausted:  # constraints leave nothing
             return
         return
-    choices = {axis.name: (None, *_values(axis)) for axis in _laying_out(scope.axes, suite, engine)}
+    # None is what the engine does by itself, whether it is left out or a value of the suite.
+    choices = {
+        axis.name: (None, *(value for value in _values(axis) if value is not None))
+        for axis in _laying_out(scope.axes, suite, engine)
+    }
     while math.prod(map(len, choices.values())) > MOST:
         del choices[max(choices, key=lambda name: len(choices[name]))]
     for values in itertools.product(*choices.values()):
