@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.expectation import likeliest
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.lengths import mean_length
 from pytest_autotune.modelling import modelled
@@ -43,20 +44,23 @@ def first_of(plan: Plan, store: Store, *, ask: Callable[..., Any], fresh: bool) 
     known = distinct(plan.first, earlier)
     prior: tuple[Configuration, ...] = ()
     if search.prior:
-        prior = without(_prior(suite, known, ask), known, most=search.prior)
+        prior = without(_prior(plan, known, ask), known, most=search.prior)
     log.info("%s begins with %d earlier and %d prior configurations", suite.name, len(earlier), len(prior))
     return {"earlier": [dict(each) for each in earlier], "prior": [dict(each) for each in prior]}
 
 
-def _prior(suite: Suite, known: tuple[Configuration, ...], ask: Callable[..., Any]) -> tuple[Configuration, ...]:
+def _prior(plan: Plan, known: tuple[Configuration, ...], ask: Callable[..., Any]) -> tuple[Configuration, ...]:
     """Return what a plugin proposes; without one, what is modelled, if the suite says how many of that it wants."""
+    suite = plan.suite
     answer = ask(suite=suite, configurations=known)
     if answer is not None:
         try:
             return proposed(answer, suite.space, suite.fixed)
         except ValueError as error:
             raise suite.error(f"pytest_autotune_prior: {error}", "search", "prior") from None
-    return modelled(suite) if "prior" in suite.search.model_fields_set else ()
+    if "prior" not in suite.search.model_fields_set:
+        return ()
+    return modelled(suite) or likeliest(suite, plan.engine, known)
 
 
 def begins_with(plan: Plan, document: Mapping[str, Any]) -> tuple[Configuration, ...]:

@@ -24,7 +24,19 @@ LAYERS = [
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
-    {"recorded", "modelling", "beginning", "batches", "bench", "feasibility", "trial", "probing", "choosing", "plan"}
+    {
+        "recorded",
+        "modelling",
+        "expectation",
+        "beginning",
+        "batches",
+        "bench",
+        "feasibility",
+        "trial",
+        "probing",
+        "choosing",
+        "plan",
+    }
     | {"views", "progress", "results", "run", "load_command"},
     {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},

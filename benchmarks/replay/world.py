@@ -17,10 +17,12 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pytest
 
-from benchmarks.replay.landscape import Key, Landscape, Point, Setting, e2e_s, read
+from benchmarks.replay.landscape import COLUMNS, Key, Landscape, Point, Setting, e2e_s, read
+from benchmarks.replay.models import MODELS, SYSTEMS
 from benchmarks.replay.proposers import PROPOSERS
 from pytest_autotune import choosing
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
+from pytest_autotune.engines.roofline import Layout, Served
 from pytest_autotune.errors import BenchmarkError, Infeasible
 from pytest_autotune.load.generator import never
 from pytest_autotune.samples import ClientHealth, Measurement, Sample
@@ -72,6 +74,17 @@ class ReplayEngine:
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002 - the contract's signature
         """Return None: what was never measured is refused when it is deployed."""
         return None
+
+    def served(self, suite: Suite) -> Served | None:
+        """Return the model and the GPU of the landscape."""
+        key = landscape_of(suite).key
+        known = key.model_path in MODELS and key.system in SYSTEMS
+        return Served(MODELS[key.model_path], SYSTEMS[key.system]) if known else None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:
+        """Return what the columns say; None of what was not measured."""
+        setting = landscape_of(suite).setting(configuration)
+        return None if setting is None else layout_of(setting)
 
     def classify(self, log: str, returncode: int | None) -> Cause:  # noqa: ARG002 - the contract's signature
         """Return a crash: there is no process to look at."""
@@ -200,6 +213,24 @@ def beyond(setting: Setting, concurrency: int, limit_s: float) -> Point:
     if concurrency < levels[0]:
         return setting.points[levels[0]]
     return Point(setting.points[levels[-1]].ttft_s, TOO_SLOW * limit_s)
+
+
+def layout_of(setting: Setting) -> Layout:
+    """Return the layout of a setting; attention that is on fewer GPUs than the server has is there in copies.
+
+    ``fp4`` is what its checkpoint is stored in.
+    """
+    of = dict(zip(COLUMNS, setting.values, strict=True))
+    tp, pp, dp = (max(1, of[name]) for name in ("tp_size", "pp_size", "attention_dp_size"))
+    return Layout(
+        gpus=setting.gpus,
+        tp=tp,
+        pp=pp,
+        dp=max(dp, setting.gpus // (tp * pp)),
+        expert_tp=max(1, of["moe_tp_size"]),
+        expert_ep=max(1, of["moe_ep_size"]),
+        weight_bytes=1.0 if "fp8" in (of["precision"], of["gemm_quant_mode"]) else None,
+    )
 
 
 def landscape_of(suite: Suite) -> Landscape:

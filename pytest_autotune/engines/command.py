@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Knob
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -83,6 +84,14 @@ class CommandEngine:
         found = len(requirements.gpus_here(suite))
         problem = requirements.too_few_gpus(found, self.gpus(suite, configuration))
         return Cause(CauseKind.BAD_ARGUMENT, problem) if problem else None
+
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
+        """Return None: nothing is known of a server of unknown make."""
+        return None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
+        """Return None, as of what it serves."""
+        return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Knob
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -50,6 +51,14 @@ class EndpointEngine:
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002
         """Return nothing: it runs."""
+        return None
+
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
+        """Return None: what a running server consists of is its own affair."""
+        return None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
+        """Return None, as of what it serves."""
         return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -130,6 +131,16 @@ class Engine(Protocol):
         """Say why such a server is certain not to start here, a finding; None when it may, or nothing is known.
 
         Called for every configuration that a search considers: it must be quick and start nothing.
+        """
+
+    def served(self, suite: Suite) -> Served | None:
+        """Return the model and the kind of GPUs that servers of `suite` have; None when that is not known."""
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:
+        """Return how such a server divides its model; None when that cannot be said.
+
+        What is expected of it orders what a search tries first, and judges nothing. A configuration may be a part of
+        one. Called for thousands of them: it must be quick and start nothing.
         """
 
     def classify(self, log: str, returncode: int | None) -> Cause:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -123,12 +124,14 @@ def least_download(model: str) -> int:
 
 def parallel_gpus(settings: Mapping[str, Value]) -> int:
     """Return how many GPUs a server with `settings` takes: the product of its parallel sizes."""
+    return math.prod(parallel_sizes(settings))
+
+
+def parallel_sizes(settings: Mapping[str, Value]) -> tuple[int, ...]:
+    """Return the sizes of tensor, pipeline, prefill-context and data parallelism; 1 of what is not set."""
     values = {flag_name(name): value for name, value in settings.items()}
-    product = 1
-    for spellings in _PARALLEL:
-        size = next((values[name] for name in spellings if name in values), None)
-        product *= size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1
-    return product
+    found = (next((values[name] for name in spellings if name in values), None) for spellings in _PARALLEL)
+    return tuple(size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1 for size in found)
 
 
 def is_parallel(settings: Mapping[str, Value]) -> bool:

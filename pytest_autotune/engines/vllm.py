@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import re
 import shutil
@@ -10,10 +11,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements, vllm_rules
+from pytest_autotune.engines import causes, requirements, vllm_layout, vllm_rules
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
 from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
+from pytest_autotune.engines.roofline import Served, gpu_named
+from pytest_autotune.engines.transformer import read_transformer
 from pytest_autotune.errors import MissingRequirement
 
 if TYPE_CHECKING:
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_autotune.engines.engine import Address, Flag, Knob
+    from pytest_autotune.engines.roofline import Layout
     from pytest_autotune.hardware import Gpu
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
+
+log = logging.getLogger(__name__)
 
 RESERVED = {
     "model": "say model: at the top of the suite",
@@ -142,6 +148,38 @@ class VllmEngine:
         device = vllm_rules.Device(largest, share if isinstance(share, int | float) else 1.0)
         problem = vllm_rules.too_large(settings, here.checkpoint, device)
         return Cause(CauseKind.OUT_OF_MEMORY, problem) if problem else None
+
+    def served(self, suite: Suite) -> Served | None:
+        """Return the model by its files, and the one kind of GPUs of this machine; the log says what is not known."""
+        if suite.deploy != "local":
+            return None
+        try:
+            gpus, files = requirements.gpus_here(suite), requirements.files_of_model(suite)
+        except MissingRequirement:
+            return None  # which preflight tells
+        names = {gpu.name for gpu in gpus}
+        kinds = {gpu_named(name) for name in names}
+        gpu = kinds.pop() if len(kinds) == 1 else None
+        if gpu is None:
+            log.info(
+                "nothing is expected of %s: no figures of %s", suite.name, " and ".join(sorted(names)) or "no GPUs"
+            )
+            return None
+        transformer = read_transformer(vllm_rules.read_checkpoint(files).config)
+        if transformer is None:
+            log.info("nothing is expected of %s: no config.json that is understood in %s", suite.name, files)
+            return None
+        return Served(transformer, gpu)
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:
+        """Return what the settings and the defaults of the vLLM that is installed amount to."""
+        try:
+            installation = self._installation(suite)
+        except MissingRequirement:
+            return vllm_layout.layout_of(merged(suite.fixed, configuration), {}, gpus=suite.gpus)
+        if installation.device == "cpu":
+            return None
+        return vllm_layout.layout_of(merged(suite.fixed, configuration), installation.flags, gpus=suite.gpus)
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""

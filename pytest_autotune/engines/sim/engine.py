@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Knob
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -78,6 +79,14 @@ class SimEngine:
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002 - the contract's names
         """Return nothing: that a server has to be started to find out is what it simulates."""
+        return None
+
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
+        """Return None: a search of what is simulated has nothing to learn from its own model."""
+        return None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
+        """Return None, as of what it serves."""
         return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
