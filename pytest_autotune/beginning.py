@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.expectation import likeliest
+from pytest_autotune.expectation import everything, expectations, likeliest
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.lengths import mean_length
 from pytest_autotune.modelling import modelled
@@ -14,7 +14,7 @@ from pytest_autotune.recorded import restate
 from pytest_autotune.seeding import distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status
-from pytest_autotune.transfer import Worths, most_promising, nearness, worths
+from pytest_autotune.transfer import EXPECTED, Worths, most_promising, nearness, worths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,16 +74,24 @@ def begins_with(plan: Plan, document: Mapping[str, Any]) -> tuple[Configuration,
 
 
 def _earlier(plan: Plan, store: Store) -> tuple[Configuration, ...]:
-    """Return what other searches have tried and this one can, what they agree on as the best first."""
+    """Return what other searches have tried and this one can, what they agree on as the best first.
+
+    What is expected of servers has a small say, and the only one on what none of the searches has tried.
+    """
     suite = plan.suite
     space, fixed, load = suite.space, suite.fixed, _lengths(suite)
     searches, tried = [], []
     for ranking in _searches(plan, store):
         searches.append(Worths(nearness(load, _measured_lengths(ranking)), worths(ranking, space, fixed)))
         tried += [one.trial for one in ranking if one.eligible and fits(space, one.trial.configuration, fixed)]
+    if not tried:
+        return ()
     tried.sort(key=lambda trial: (len(trial.configuration), trial.started_at, trial.id))
-    known = (space.fitted(trial.configuration, fixed) for trial in tried if trial.configuration)
-    return most_promising(searches, known)
+    known = distinct(
+        (space.fitted(trial.configuration, fixed) for trial in tried if trial.configuration),
+        everything(suite) or (),
+    )
+    return most_promising(searches, known, Worths(EXPECTED, expectations(suite, plan.engine, known)))
 
 
 def _lengths(suite: Suite) -> tuple[float, float]:

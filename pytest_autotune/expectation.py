@@ -29,10 +29,9 @@ MOST = 4096  # configurations that are gone through: a second or two
 _OF_RANGE = 8  # values that stand for a range with more of them
 
 
-def expectations(suite: Suite, engine: Engine) -> Mapping[str, tuple[Configuration, float]]:
-    """Return configurations with what the objective is expected to come to, by their canonical JSON; more is better.
+def expectations(suite: Suite, engine: Engine, configurations: Iterable[Configuration]) -> Mapping[str, float]:
+    """Return what the objective is expected to come to, by the canonical JSON of the configurations; more is better.
 
-    All of a space that has few; else what can be set of that which changes the layout, the rest left to the engine.
     0 stands for what is expected to keep the limits at no load, or not to fit. What the engine refuses is left out.
     Empty where nothing can be expected: a log line says why.
     """
@@ -46,8 +45,8 @@ def expectations(suite: Suite, engine: Engine) -> Mapping[str, tuple[Configurati
         )
         return {}
     known: dict[Layout, float] = {}
-    found: dict[str, tuple[Configuration, float]] = {}
-    for configuration in _candidates(suite, engine):
+    found: dict[str, float] = {}
+    for configuration in configurations:
         layout = engine.layout(suite, configuration)
         if layout is None or engine.refuses(suite, configuration) is not None:
             continue
@@ -55,10 +54,28 @@ def expectations(suite: Suite, engine: Engine) -> Mapping[str, tuple[Configurati
             value = worth(served, layout, demand, limits=suite.slo, objective=suite.objective)
             assert value is not None  # `_demand_of` has looked
             known[layout] = value
-        found[canonical(configuration)] = configuration, known[layout]
+        found[canonical(configuration)] = known[layout]
     if not found:
         log.info("nothing is expected of %s: engine %s has no layout of any configuration", suite.name, engine.name)
     return found
+
+
+def everything(suite: Suite) -> tuple[Configuration, ...] | None:
+    """Return all configurations of a space that has few of them; None for a larger one."""
+    space = suite.space
+    scope = Scope(space, suite.fixed, set(), tuple(axis_of(parameter) for parameter in space.parameters))
+    if scope.combinations > MOST:
+        return None
+    try:
+        return tuple(scope.everything())
+    except SpaceExhausted:  # constraints leave nothing
+        return ()
+
+
+def candidates(suite: Suite, engine: Engine) -> tuple[Configuration, ...]:
+    """Return all of a space that has few; else what can be set of that which changes the layout, the rest left out."""
+    every = everything(suite)
+    return tuple(_parts(suite, engine)) if every is None else every
 
 
 def likeliest(suite: Suite, engine: Engine, known: Iterable[Configuration]) -> tuple[Configuration, ...]:
@@ -67,7 +84,10 @@ def likeliest(suite: Suite, engine: Engine, known: Iterable[Configuration]) -> t
     None of the ways that the `known` configurations have, and none that is expected to keep the limits nowhere. Of
     equal ones the one with the fewest overrides.
     """
-    ranked = sorted(expectations(suite, engine).values(), key=lambda one: (-one[1], len(one[0])))
+    possible = candidates(suite, engine)
+    worth_of = expectations(suite, engine, possible)
+    told = [(one, worth_of[key]) for one in possible if (key := canonical(one)) in worth_of]
+    ranked = sorted(told, key=lambda one: (-one[1], len(one[0])))
     taken = {_way(engine.layout(suite, configuration)) for configuration in known}
     found = []
     for configuration, value in ranked:
@@ -102,20 +122,14 @@ def _demand_of(suite: Suite) -> Demand | None:
     return Demand(max(1.0, mean_length(prompt)), max(1.0, mean_length(output)), levels)
 
 
-def _candidates(suite: Suite, engine: Engine) -> Iterator[Configuration]:
-    """Yield all configurations of a small space, else the parts of one that change the layout."""
+def _parts(suite: Suite, engine: Engine) -> Iterator[Configuration]:
+    """Yield the parts of configurations that change the layout."""
     space, fixed = suite.space, suite.fixed
-    scope = Scope(space, fixed, set(), tuple(axis_of(parameter) for parameter in space.parameters))
-    if scope.combinations <= MOST:
-        try:
-            yield from scope.everything()
-        except SpaceExhausted:  # constraints leave nothing
-            return
-        return
+    axes = tuple(axis_of(parameter) for parameter in space.parameters)
     # None is what the engine does by itself, whether it is left out or a value of the suite.
     choices = {
         axis.name: (None, *(value for value in _values(axis) if value is not None))
-        for axis in _laying_out(scope.axes, suite, engine)
+        for axis in _laying_out(axes, suite, engine)
     }
     while math.prod(map(len, choices.values())) > MOST:
         del choices[max(choices, key=lambda name: len(choices[name]))]

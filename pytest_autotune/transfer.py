@@ -76,7 +76,7 @@ def most_promising(
 
 
 def nearness(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the weight of a search among others, by the mean tokens of its prompts and of its answers: 1 for equal loads.
+    """Return the weight of a search among others, by the mean tokens of its prompts and answers: 1 for equal loads.
 
     With prompts or answers e times as long it is 1 / e. What is not known (0) makes no difference.
     """

@@ -12,7 +12,7 @@ from pytest_autotune.beginning import first_of
 from pytest_autotune.engines.roofline import Layout
 from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.engines.vllm import VllmEngine
-from pytest_autotune.expectation import MOST, expectations, likeliest
+from pytest_autotune.expectation import MOST, candidates, expectations, likeliest
 from pytest_autotune.hardware import Gpu
 from pytest_autotune.space import canonical
 from pytest_autotune.suite_file import load_suite
@@ -67,12 +67,18 @@ def engine(tmp_path, monkeypatch):
     return engine
 
 
+def told(suite, engine):
+    """What is expected of each candidate that anything is expected of, with the candidate."""
+    worth = expectations(suite, engine, candidates(suite, engine))
+    return {key: (one, worth[key]) for one in candidates(suite, engine) if (key := canonical(one)) in worth}
+
+
 def by_setting(found):
     return {tuple(configuration.values()): value for configuration, value in found.values()}
 
 
 def test_every_configuration_of_a_small_space_has_its_worth(suite, engine):
-    found = expectations(suite(), engine)
+    found = told(suite(), engine)
     worth = by_setting(found)
     assert set(worth) == {(tp, seqs) for tp in (1, 2, 4) for seqs in (8, 256)}  # there are four GPUs
     assert worth[1, 256] == 0  # of 141 GB of weights
@@ -82,9 +88,9 @@ def test_every_configuration_of_a_small_space_has_its_worth(suite, engine):
 
 def test_what_the_suite_excludes_is_left_out(suite, engine):
     excluded = ("slo:", "constraints: ['tensor-parallel-size == 4 => max_num_seqs < 100']\nslo:")
-    assert set(by_setting(expectations(suite(excluded), engine))) == {(1, 8), (1, 256), (2, 8), (2, 256), (4, 8)}
+    assert set(by_setting(told(suite(excluded), engine))) == {(1, 8), (1, 256), (2, 8), (2, 256), (4, 8)}
     nothing = ("slo:", "constraints: [max_num_seqs > 1000]\nslo:")
-    assert expectations(suite(nothing), engine) == {}
+    assert told(suite(nothing), engine) == {}
 
 
 def test_of_a_large_space_only_what_changes_the_layout_is_gone_through(suite, engine):
@@ -95,7 +101,7 @@ def test_of_a_large_space_only_what_changes_the_layout_is_gone_through(suite, en
   gpu-memory-utilization: {float: [0.5, 0.95]}
   quantization: [null, fp8]
 """
-    found = expectations(suite(("  max_num_seqs: [8, 256]\n", large)), engine)
+    found = told(suite(("  max_num_seqs: [8, 256]\n", large)), engine)
     assert 1 < len(found) <= MOST
     names = {name for configuration, _ in found.values() for name in configuration}
     assert names == {
@@ -113,7 +119,7 @@ def test_of_a_large_space_only_what_changes_the_layout_is_gone_through(suite, en
 
 def test_a_parameter_with_too_many_values_is_left_to_the_engine(suite, engine):
     seqs = ("max_num_seqs: [8, 256]", f"max_num_seqs: {list(range(1, 2000))}")
-    found = expectations(suite(seqs), engine)
+    found = told(suite(seqs), engine)
     assert set(found) == {"{}", *(canonical({"tensor-parallel-size": tp}) for tp in (1, 2, 4))}
 
 
@@ -131,7 +137,7 @@ def test_a_parameter_with_too_many_values_is_left_to_the_engine(suite, engine):
 )
 def test_where_nothing_is_expected_the_log_says_why(suite, engine, caplog, change, message):
     caplog.set_level(logging.INFO, logger="pytest_autotune")
-    assert expectations(suite(change), engine) == {}
+    assert told(suite(change), engine) == {}
     assert message in caplog.text
 
 
@@ -141,7 +147,7 @@ def test_where_nothing_is_expected_the_log_says_why(suite, engine, caplog, chang
 def test_gpus_of_one_known_kind_are_needed(suite, engine, monkeypatch, caplog, names):
     caplog.set_level(logging.INFO, logger="pytest_autotune")
     have(monkeypatch, *names)
-    assert expectations(suite(), engine) == {}
+    assert told(suite(), engine) == {}
     assert f"no figures of {' and '.join(names) or 'no GPUs'}" in caplog.text
 
 
@@ -188,7 +194,7 @@ def test_a_search_begins_with_what_is_expected_where_the_suite_says_prior(suite,
 
 def test_an_engine_that_says_nothing_gives_none(suite):
     sim = suite(("engine: vllm", "engine: sim"), ("./model", "llama-3.1-8b"), ("max_num_seqs", "max-num-seqs"))
-    assert expectations(sim, SimEngine()) == {}
+    assert told(sim, SimEngine()) == {}
     assert SimEngine().layout(sim, {}) is None
 
 

@@ -1,5 +1,6 @@
 """What earlier searches say together: one scale, whatever each of them measured and left out."""
 
+import itertools
 import math
 
 import pytest
@@ -54,9 +55,7 @@ def test_what_complies_has_its_value_and_what_does_not_has_none():
     ids=["less is better", "nothing is brought"],
 )
 def test_values_of_every_objective_end_at_zero(aim, values, expected):
-    one, other = (
-        judged(n, {"tp": n}, value, ttft=value, aim=aim) for n, value in enumerate(values, 1)
-    )
+    one, other = (judged(n, {"tp": n}, value, ttft=value, aim=aim) for n, value in enumerate(values, 1))
     found = worths(select([one, other]).ranking, SPACE, {})
     assert [found[canonical({"tp": n})] for n in (1, 2)] == pytest.approx(expected)
 
@@ -81,10 +80,10 @@ def test_without_noise_the_true_ratios_are_found_again_whatever_is_left_out(scal
     for scale in scales:
         tried = data.draw(st.sets(st.sampled_from(names), min_size=1)) | {"0"}  # the defaults, in all of them
         searches.append(Worths(data.draw(st.floats(0.1, 1.0)), {name: scale * true[int(name)] for name in tried}))
-    searches.append(Worths(1.0, {name: value for name, value in zip(names, true, strict=True)}))
+    searches.append(Worths(1.0, dict(zip(names, true, strict=True))))
     found = agreed(searches)
     order = sorted(names, key=lambda name: found[name])
-    for low, high in zip(order, order[1:], strict=False):
+    for low, high in itertools.pairwise(order):
         assert true[int(low)] <= true[int(high)] * 1.2
 
 
