@@ -81,7 +81,9 @@ def screening_of(
         samples=store.samples(best.trial.id, level),
     )
     until_s = suite.search.screen * (suite.load.planned_duration_s or 0.0)
-    return level, Screening(incumbent, rules, objective=objective, limits=suite.slo, gpus=gpus, until_s=until_s)
+    return level, Screening(
+        incumbent, rules, objective=objective, limits=suite.slo, spread=suite.spread, gpus=gpus, until_s=until_s
+    )
 
 
 def when_resolved(
@@ -102,15 +104,15 @@ def when_resolved(
 
 
 def _resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> Enough | None:
-    confidence = suite.confidence
-    if confidence is None or not _until_resolved(suite, level):
+    certainty = suite.certainty
+    if certainty is None or not _until_resolved(suite, level):
         return None
     from pytest_autotune.sequential import ending, resolved
 
     least_s = (suite.load.planned_duration_s or 0.0) / SHORTER
 
     def enough(samples: Sequence[Sample], elapsed_s: float) -> str:
-        decided.update(resolved(samples, elapsed_s, suite.slo, confidence=confidence, least_s=least_s))
+        decided.update(resolved(samples, elapsed_s, suite.slo, certainty=certainty, least_s=least_s))
         return ending(decided)
 
     return enough

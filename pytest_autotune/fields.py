@@ -78,6 +78,14 @@ def read_flag(value: Any) -> bool:
     return value
 
 
+def read_above_zero(value: Any) -> float:
+    """Return a finite number above 0."""
+    number = units.number(value)
+    if number <= 0:
+        raise ValueError(f"{show(value)} is not above 0")
+    return number
+
+
 def read_levels(value: Any) -> tuple[int, ...]:
     """Return the concurrencies of ``concurrency: 8`` or ``concurrency: [1, 4, 16]``, in the order of the file."""
     if not isinstance(value, list):

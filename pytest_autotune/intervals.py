@@ -176,19 +176,20 @@ def share_interval(events: NDArray[np.bool_], *, confidence: float = 0.95) -> In
     return low, 1.0 if share == 1 else min((centre + reach) / scale, 1.0)
 
 
-def effective_size(events: NDArray[np.bool_], *, confidence: float = 0.95) -> float:
-    """Return how many independent requests say as much about a share as these do, in the order of sending.
+def effective_size(series: Column | NDArray[np.bool_], *, confidence: float = 0.95) -> float:
+    """Return how many independent requests say as much about a mean or a share as these do, in the order of sending.
 
-    Korn and Graubard 1998: p (1 - p) / variance of p, times (t of n - 1 / t of the batches - 1) ** 2.
+    Korn and Graubard 1998: the variance, of a share p (1 - p), / that of the mean, times
+    (t of n - 1 / t of the batches - 1) ** 2.
     """
-    share = float(events.mean())
-    if not 0 < share < 1 or events.size < 2:
-        return float(events.size)
-    _, error, freedom = _batch_means(events)
+    variance = float(series.var())
+    if variance == 0 or series.size < 2:
+        return float(series.size)
+    _, error, freedom = _batch_means(series)
     if error == 0:
-        return float(events.size)
-    correction = two_sided(confidence, events.size - 1) / two_sided(confidence, freedom)
-    return min(share * (1 - share) / error**2 * correction**2, float(events.size))
+        return float(series.size)
+    correction = two_sided(confidence, series.size - 1) / two_sided(confidence, freedom)
+    return min(variance / error**2 * correction**2, float(series.size))
 
 
 def _batch_means(series: Column | NDArray[np.bool_]) -> tuple[float, float, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from pytest_autotune.constraints import Constraint
 from pytest_autotune.fields import (
     SETTING,
     SUITE_NAME,
+    read_above_zero,
     read_flag,
     read_mapping,
     read_setting_name,
@@ -34,13 +34,11 @@ from pytest_autotune.space import Choice, Float, Forbidden, Integer, Parameter, 
 from pytest_autotune.spelling import nearest, show
 
 MOST_LEVELS = 10_000  # of one `grid:`
-
-CURRENCY = r"^[^\s\x00-\x1f\x7f-\x9f]{1,12}$"
+MOST_SPREAD = 0.5  # and not that much: a limit would hold at about half of its bound only
 
 OWN_TIER = "slo"  # what the limits that decide are called beside those of the tiers
 
-_OF_ALL_TIERS = ("steepness", "confidence")
-_PRICE_KEYS = ("per_gpu_hour", "currency")
+_OF_ALL_TIERS = ("steepness", "confidence", "spread")
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
@@ -52,6 +50,7 @@ class Limits(NamedTuple):
     limits: tuple[Limit, ...]
     steepness: float | None = None
     confidence: float | None = None
+    spread: float | None = None
 
 
 def read_parameters(value: Any) -> tuple[Parameter, ...]:
@@ -167,24 +166,27 @@ def read_metric(name: str) -> tuple[str, str | None]:
 
 
 def read_limits(value: Any) -> Limits:
-    """Read `slo:`: a limit for each metric, `steepness`, and `confidence`; without an error rate, 1 % is the limit."""
+    """Read `slo:`: limits, `steepness`, `confidence` and `spread`; without an error rate, 1 % is the limit."""
     collector = Collector()
     limits: list[Limit] = []
     steepness: float | None = None
     confidence: float | None = None
+    spread: float | None = None
     for metric, written in read_mapping(value).items():
         if metric == "steepness":
-            steepness = collector.read((metric,), _read_above_zero, written)
+            steepness = collector.read((metric,), read_above_zero, written)
         elif metric == "confidence":
             confidence = collector.read((metric,), _read_confidence, written)
+        elif metric == "spread":
+            spread = collector.read((metric,), _read_spread, written)
         else:
             limits.append(collector.read((metric,), _read_limit, metric, written))
     collector.finish()
-    return Limits(tuple(limits), steepness, confidence)
+    return Limits(tuple(limits), steepness, confidence, spread)
 
 
 def read_tiers(value: Any) -> tuple[Tier, ...]:
-    """Read `tiers:`, a name and limits for each; `steepness` and `confidence` are those of `slo:`."""
+    """Read `tiers:`, a name and limits for each; `steepness`, `confidence` and `spread` are those of `slo:`."""
     collector = Collector()
     tiers = []
     for name, written in read_mapping(value).items():
@@ -207,6 +209,13 @@ def _read_confidence(value: Any) -> float:
     return confidence
 
 
+def _read_spread(value: Any) -> float:
+    spread = units.percentage(value)
+    if spread >= MOST_SPREAD:
+        raise ValueError(f"{show(value)} is no spread below {MOST_SPREAD:.0%}; write e.g. 1%")
+    return spread
+
+
 def _read_limit(metric: str, value: Any) -> Limit:
     family, _ = read_metric(metric)
     if not isinstance(value, Mapping):
@@ -220,7 +229,7 @@ def _read_limit(metric: str, value: Any) -> Limit:
     bound = collector.read((sides[0],), _read_bound, family, value[sides[0]])
     hard = collector.read(("hard_fail",), read_flag, value.get("hard_fail", True))
     ratio = collector.read(("fail_ratio",), _read_ratio, value.get("fail_ratio", 0.0))
-    weight = collector.read(("weight",), _read_above_zero, value.get("weight", 1.0))
+    weight = collector.read(("weight",), read_above_zero, value.get("weight", 1.0))
     if hard is False and "fail_ratio" in value:
         text = "says how far a hard limit may be missed, so it means nothing with hard_fail: false; remove one of them"
         collector.note(("fail_ratio",), text)
@@ -247,45 +256,11 @@ def _read_bound(family: str, value: Any) -> float:
         kind = "costs are numbers in the currency of the price" if family in COSTS else "rates are numbers per second"
         example = "0.5" if family in COSTS else "100"
         raise ValueError(f"{show(value)} is not a number; {kind} without a unit, e.g. {example}")
-    return _read_above_zero(value)
+    return read_above_zero(value)
 
 
 def _read_ratio(value: Any) -> float:
     return units.percentage(value, most=None)
-
-
-def _read_above_zero(value: Any) -> float:
-    number = units.number(value)
-    if number <= 0:
-        raise ValueError(f"{show(value)} is not above 0")
-    return number
-
-
-def read_price(value: Any) -> tuple[float, str]:
-    """Read `price:`, a number or a mapping; return the price of one GPU for one hour, and its currency or nothing."""
-    if not isinstance(value, Mapping):
-        return _read_amount(value), ""
-    read_mapping(value, keys=_PRICE_KEYS)
-    if "per_gpu_hour" not in value:
-        raise ValueError("missing key 'per_gpu_hour': what one GPU costs for one hour, e.g. {per_gpu_hour: 2.50}")
-    collector = Collector()
-    price = collector.read(("per_gpu_hour",), _read_amount, value["per_gpu_hour"])
-    currency = collector.read(("currency",), _read_currency, value["currency"]) if "currency" in value else ""
-    collector.finish()
-    return price, currency
-
-
-def _read_amount(value: Any) -> float:
-    if isinstance(value, str):
-        hint = "write a number, and its currency as {per_gpu_hour: 2.50, currency: USD}"
-        raise ValueError(f"{show(value)} is not a number; {hint}")
-    return _read_above_zero(value)
-
-
-def _read_currency(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(CURRENCY, value):
-        raise ValueError(f"{show(value)} is not a currency; write a word of at most 12 characters, e.g. USD")
-    return value
 
 
 def read_objectives(value: Any, *, also: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
@@ -460,7 +435,12 @@ SLO_SCHEMA: dict[str, Any] = _object(
         },
         "confidence": {
             "type": ["string", "number"],
-            "description": "Decide limits on percentiles by a sequential test: batches are as long as it takes.",
+            "description": "Decide limits on percentiles and means by sequential tests: batches take as long.",
+        },
+        "spread": {
+            "anyOf": _SHARE,
+            "default": 0,
+            "description": "With confidence, how far whole batches of one server differ, as a standard deviation.",
         },
         **_LIMITS,
     },
@@ -472,24 +452,6 @@ TIERS_SCHEMA: dict[str, Any] = {
     "additionalProperties": {"$ref": "#/$defs/TierLimits"},
 }
 DEFINITIONS["TierLimits"] = _object(_LIMITS, patternProperties=_FURTHER_LIMITS)
-_PRICE = {"type": "number", "exclusiveMinimum": 0}
-PRICE_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        _PRICE,
-        _object(
-            {
-                "per_gpu_hour": {**_PRICE, "description": "What one GPU costs for one hour.", "examples": [2.5]},
-                "currency": {
-                    "type": "string",
-                    "pattern": r"^\S{1,12}$",
-                    "description": "What the price is in; names the costs in reports.",
-                    "examples": ["USD"],
-                },
-            },
-            required=["per_gpu_hour"],
-        ),
-    ]
-}
 _OBJECTIVE = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
 OBJECTIVE_SCHEMA: dict[str, Any] = {
     "anyOf": [_OBJECTIVE, {"type": "array", "items": _OBJECTIVE, "minItems": 1, "uniqueItems": True}]

@@ -60,7 +60,7 @@ def figures_of(
     limits, also = request_limits(suite.slo), suite.extra_metrics()
     metrics = summarise(samples, window_s, gpus=gpus, request_limits=limits, also=also, delivered=delivered)
     intervals = confidence_intervals(samples, window_s, gpus=gpus, request_limits=limits, also=also)
-    rulings = {} if suite.confidence is None else rule(samples, window_s, suite.slo, suite.confidence)
+    rulings = {} if suite.certainty is None else rule(samples, window_s, suite.slo, suite.certainty)
     return Figures(metrics, intervals, rulings)
 
 
@@ -78,7 +78,7 @@ def under(tier: Tier, trial: TrialRecord, suite: Suite, store: Store) -> TrialRe
     Both are computed from the stored requests, which are read only where something depends on them.
     """
     named = {*(objective.metric for objective in suite.objectives), *(limit.metric for limit in tier.limits)}
-    if suite.confidence is None and not any(name.removesuffix(PER_GPU) == "goodput" for name in named):
+    if suite.certainty is None and not any(name.removesuffix(PER_GPU) == "goodput" for name in named):
         return trial
     return replace(trial, batches=tuple(_under(tier, batch, trial, suite, store) for batch in trial.batches))
 
@@ -97,11 +97,11 @@ def _under(tier: Tier, batch: BatchRecord, trial: TrialRecord, suite: Suite, sto
         good = amounts(samples, np.array([0.0, batch.window_s]), request_limits(tier.limits))["goodput"]
         metrics["goodput"] = float(good[0]) / batch.window_s
         metrics["goodput" + PER_GPU] = metrics["goodput"] / max(trial.gpus, 1)
-    if suite.confidence is not None:
+    if suite.certainty is not None:
         # What was decided of the same limit while the batch ran stands.
         shared = {limit.metric for limit in tier.limits if limit in suite.slo}
         decided = {metric: ruling for metric, ruling in batch.rulings.items() if metric in shared}
-        rulings = {**rule(samples, batch.window_s, tier.limits, suite.confidence), **decided}
+        rulings = {**rule(samples, batch.window_s, tier.limits, suite.certainty), **decided}
     return replace(batch, metrics=metrics, rulings=rulings)
 
 

@@ -345,7 +345,8 @@ def _needed(document: Mapping[str, Any]) -> list[object]:
     """
     limits = (limit for limits in document.get("tiers", {}).values() for limit in limits)
     extra = sorted({limit["metric"] for limit in limits if is_extra(limit["metric"])})
-    return [document["slo"], document["objective"], document.get("tradeoffs", []), document.get("confidence"), extra]
+    certainty = [document.get("confidence"), document.get("spread", 0.0)]
+    return [document["slo"], document["objective"], document.get("tradeoffs", []), certainty, extra]
 
 
 def _judged_by(document: Mapping[str, Any]) -> list[object]:

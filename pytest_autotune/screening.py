@@ -40,7 +40,7 @@ from pytest_autotune.intervals import mean_interval
 from pytest_autotune.metrics import LATENCIES, PER_GPU, RATES, parse_metric
 from pytest_autotune.selection import NOISE
 from pytest_autotune.sequential import LEAST, SURE, rule
-from pytest_autotune.slo import Limit, Status
+from pytest_autotune.slo import Certainty, Limit, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -151,6 +151,7 @@ class Screening:
         limits: Sequence[Limit],
         gpus: int,
         until_s: float,
+        spread: float = 0.0,
     ) -> None:
         self.dropped = ""  # the reason, as the trial's record keeps it; empty while the candidate may win
         self._incumbent = incumbent
@@ -158,6 +159,7 @@ class Screening:
         self._objective = objective
         self._limits = limits
         self._until_s = until_s
+        self._certainty = Certainty(CONFIDENCE, spread)  # of limits: the incumbent is another batch, and no limit
         self._over = False
         per_gpu = objective.metric.endswith(PER_GPU)
         self._shift = math.log(max(gpus, 1) / max(incumbent.gpus, 1)) if per_gpu else 0.0
@@ -212,12 +214,12 @@ class Screening:
         if self._incumbent.highest is None:
             return None
         limit = Limit(self._objective.metric, self._incumbent.highest * (1 + NOISE))
-        ruling = rule(settled, elapsed_s, [limit], 1 - (1 - CONFIDENCE) / SURE).get(limit.metric)
+        ruling = rule(settled, elapsed_s, [limit], Certainty(CONFIDENCE), sure=SURE).get(limit.metric)
         return ruling if ruling is not None and ruling.decision == "missed" else None
 
     def _missed(self, settled: Sequence[Sample], elapsed_s: float) -> str:
         """Name a limit on a latency that is missed beyond doubt."""
-        for metric, ruling in rule(settled, elapsed_s, self._limits, 1 - (1 - CONFIDENCE) / SURE).items():
+        for metric, ruling in rule(settled, elapsed_s, self._limits, self._certainty, sure=SURE).items():
             if ruling.decision == "missed":
                 bound = next(limit.bound for limit in self._limits if limit.metric == metric)
                 return f"{metric} above {quantity(metric, bound)} is {_sureness(ruling)}"

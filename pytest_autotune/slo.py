@@ -66,18 +66,27 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """How surely limits are to be decided by a sequential test (see `sequential`)."""
+
+    confidence: float
+    spread: float = 0.0  # standard deviation between whole batches of one server, relative
+
+
+@dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a sequential test says of a limit on a percentile (see `sequential`)."""
+    """What a sequential test says of a limit on a percentile or a mean (see `sequential`)."""
 
     decision: Literal["holds", "missed", "open"]
     confidence: float  # of the decision; of an open one that of the likelier side
-    share: float  # of the requests that keep the bound
+    share: float | None  # of the requests that keep the bound; None of a mean, which they need not keep
     requests: int
 
     def __str__(self) -> str:
         """Return it for a report: ``holds at 97.2 % confidence``."""
         if self.decision == "open":
-            return f"not resolved after {self.requests} requests, {100 * self.share:.4g} % of which keep it"
+            kept = "" if self.share is None else f", {100 * self.share:.4g} % of which keep it"
+            return f"not resolved after {self.requests} requests{kept}"
         return f"{self.decision} at {min(100 * self.confidence, 99.99):.4g} % confidence"
 
 
@@ -198,12 +207,14 @@ def request_limits(limits: Iterable[Limit]) -> dict[str, float]:
     return tightest
 
 
-def certified_percentile(limit: Limit) -> float | None:
-    """Return the percentile that a limit is on, when a sequential test can decide it; else None."""
+def certified_statistic(limit: Limit) -> float | Literal["mean"] | None:
+    """Return what a limit is on, a percentile or the mean, when a sequential test can decide it; else None."""
     family, statistic = parse_metric(limit.metric)
-    if not limit.hard_fail or limit.floor or family not in LATENCIES or statistic is None or statistic[0] != "p":
+    if not limit.hard_fail or limit.floor or family not in LATENCIES or statistic is None:
         return None
-    q = float(statistic[1:])
+    if statistic == "mean":
+        return "mean"
+    q = float(statistic[1:]) if statistic[0] == "p" else 0.0
     return q if 0 < q < 100 else None
 
 

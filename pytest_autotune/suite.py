@@ -36,7 +36,7 @@ from pytest_autotune.fields import (
 from pytest_autotune.load.plan import fingerprints_of
 from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
-from pytest_autotune.slo import Limit, Tier
+from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.suite_load import LoadBlock
 
@@ -246,7 +246,8 @@ class Suite(Plain):
     space: InstanceOf[Space] = Space(())  # from `parameters:`, `constraints:` and `forbidden:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
-    confidence: float | None = None  # of verdicts on percentiles; None: what was measured decides
+    confidence: float | None = None  # of verdicts on percentiles and means; None: what was measured decides
+    spread: float = 0.0  # between batches of one server, of which the confidence is one as well
     tiers: tuple[InstanceOf[Tier], ...] = ()  # further limits, each with a best of its own
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
@@ -258,6 +259,11 @@ class Suite(Plain):
     def hourly(self) -> float | None:
         """The price of one GPU for one hour; None when the suite has none, and so no costs."""
         return None if self.price is None else self.price.per_gpu_hour
+
+    @property
+    def certainty(self) -> Certainty | None:
+        """How surely limits are decided; None when what was measured decides."""
+        return None if self.confidence is None else Certainty(self.confidence, self.spread)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

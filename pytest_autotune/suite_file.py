@@ -13,7 +13,7 @@ from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import COSTS, PER_GPU
 from pytest_autotune.notation import Limits
 from pytest_autotune.problems import Collector, Problem, dotted
-from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_percentile
+from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_statistic
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
@@ -27,6 +27,7 @@ from pytest_autotune.suite_load import (
     StageBlock,
     StopBlock,
 )
+from pytest_autotune.suite_price import PRICE_SCHEMA, read_price
 from pytest_autotune.suite_space import read_space
 from pytest_autotune.yaml_source import Source, read_yaml
 
@@ -55,7 +56,7 @@ def _objectives(value: Any, info: ValidationInfo) -> tuple[Objective, ...]:
 
 
 def _price(value: Any) -> Price:
-    per_gpu_hour, currency = notation.read_price(value)
+    per_gpu_hour, currency = read_price(value)
     return Price(per_gpu_hour=per_gpu_hour, currency=currency)
 
 
@@ -102,7 +103,7 @@ class SuiteFile(Plain):
         "what no other configuration beats in all of them is the Pareto front.",
         examples=["maximize output_throughput_per_gpu", ["maximize output_throughput_per_gpu", "minimize e2e.p90"]],
     )
-    price: Annotated[Price | None, PlainValidator(_price), WithJsonSchema(notation.PRICE_SCHEMA)] = Field(
+    price: Annotated[Price | None, PlainValidator(_price), WithJsonSchema(PRICE_SCHEMA)] = Field(
         default=None,
         description="What one GPU costs for one hour: a number, or a mapping that names the currency. With it there "
         "are costs: cost_per_million_output_tokens and cost_per_million_tokens.",
@@ -156,7 +157,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
 
 
 def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suite:
-    limits, steepness, confidence = file.slo
+    limits, steepness, confidence, spread = file.slo
     limits = _with_implicit(limits, file)
     shared: dict[str, Any] = {name: getattr(file, name) for name in Plain.model_fields}
     if file.engine == "endpoint":
@@ -171,10 +172,13 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     if file.load.max_duration_s is not None and confidence is None:
         problem = "only slo: confidence makes a batch longer than its duration; remove it or write e.g. confidence: 95%"
         raise SuiteError(f"load.max_duration: {problem}", path=path, line=source.line(("load", "max_duration")))
-    if confidence is not None and not any(certified_percentile(limit) is not None for limit in limits):
-        problem = "no hard limit is on a percentile, to which it would apply; remove it or write e.g. ttft.p95: 500ms"
+    if confidence is not None and not any(certified_statistic(limit) is not None for limit in limits):
+        problem = "no hard limit is on a percentile or mean, to which it would apply; remove it or add ttft.p95: 500ms"
         raise SuiteError(f"slo.confidence: {problem}", path=path, line=source.line(("slo", "confidence")))
-    shared["confidence"] = confidence
+    if spread is not None and confidence is None:
+        problem = "only means something with confidence: in slo:; remove it or write e.g. confidence: 95%"
+        raise SuiteError(f"slo.spread: {problem}", path=path, line=source.line(("slo", "spread")))
+    shared |= {"confidence": confidence, "spread": spread or 0.0}
     return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
 
 

@@ -549,9 +549,29 @@ BROKEN = [
         id="confidence below a half",
     ),
     pytest.param(
-        HEAD + "slo: {confidence: 95%, tpot.mean: 50ms, ttft.p99: {max: 1s, hard_fail: false}}\n",
-        "chat.yaml:4: slo.confidence: no hard limit is on a percentile, to which it would apply; remove it or write e.g. ttft.p95: 500ms",
+        HEAD + "slo: {confidence: 95%, tpot.max: 50ms, ttft.p99: {max: 1s, hard_fail: false}}\n",
+        "chat.yaml:4: slo.confidence: no hard limit is on a percentile or mean, to which it would apply; remove it or add ttft.p95: 500ms",
         id="confidence of nothing",
+    ),
+    pytest.param(
+        HEAD + "slo:\n  confidence: 95%\n  spread: 60%\n  tpot.mean: 50ms\n",
+        "chat.yaml:6: slo.spread: '60%' is no spread below 50%; write e.g. 1%",
+        id="spread of more than a half",
+    ),
+    pytest.param(
+        HEAD + "slo: {confidence: 95%, spread: -1%, tpot.mean: 50ms}\n",
+        "chat.yaml:4: slo.spread: '-1%' is negative; write a percentage, e.g. 1%, or a share of one, e.g. 0.01",
+        id="negative spread",
+    ),
+    pytest.param(
+        HEAD + "slo: {spread: 1%, tpot.mean: 50ms}\n",
+        "chat.yaml:4: slo.spread: only means something with confidence: in slo:; remove it or write e.g. confidence: 95%",
+        id="spread without confidence",
+    ),
+    pytest.param(
+        HEAD + "tiers:\n  chat:\n    ttft.p99: 1s\n    spread: 1%\n",
+        "chat.yaml:7: tiers.chat.spread: counts for every tier; write it in slo:",
+        id="spread of a tier",
     ),
     pytest.param(
         HEAD + "slo: {confidence: 1}\n",

@@ -29,13 +29,37 @@ def test_a_clear_pass_ends_early_and_says_how_sure_it_is(project):
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*::c8 COMPLIANT*", "*::gate PASSED*"])
     batch = batch_of(project)
-    assert batch.stopped.startswith("every limit on a percentile holds at 9")
+    assert batch.stopped.startswith("every limit that is tested holds at 9")
     assert 0.8 <= batch.window_s < 4.0
     (best,) = (project.path / ".autotune").glob("*/*/best.json")
     checks = json.loads(best.read_text())["best"]["batches"][0]["checks"]
     (ruling,) = (check["ruling"] for check in checks if check["metric"] == "ttft.p95")
     assert ruling["decision"] == "holds"
     assert ruling["confidence"] >= 0.95
+
+
+def test_a_clear_pass_of_a_mean_ends_early(project):
+    suite(project, "tpot.mean: 1s")
+    result = project.run("suites", "--autotune", "-v")
+    assert result.ret == 0
+    batch = batch_of(project)
+    assert batch.stopped.startswith("every limit that is tested holds at 9")
+    assert 0.8 <= batch.window_s < 4.0
+    assert batch.rulings["tpot.mean"].share is None
+
+
+def test_a_mean_within_the_spread_of_batches_is_inconclusive(project):
+    # Today's batch is at its limit whatever it measures: a spread of 49 % leaves a factor of 1.8 to each side.
+    path = suite(project, "tpot.mean: 1s", most="4.5s")
+    assert project.run("suites", "--autotune").ret == 0
+    mean = batch_of(project).metrics["tpot.mean"]
+    near = f"spread: 49%, tpot.mean: {1e6 * mean:.0f}us"
+    path.write_text(path.read_text().replace("tpot.mean: 1s", near))
+    again = project.run("suites", "--autotune-rejudge", "-v")
+    assert again.ret == 1
+    again.stdout.fnmatch_lines(
+        ["*::c8 INCONCLUSIVE engine defaults (tpot.mean: * against * is not resolved after * requests)*"]
+    )
 
 
 def test_a_clear_miss_ends_early(project):

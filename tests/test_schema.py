@@ -39,7 +39,7 @@ def test_every_key_is_described():
 
 
 def test_every_metric_of_the_schema_can_be_read():
-    for metric in set(suite_schema()["properties"]["slo"]["properties"]) - {"steepness", "confidence"}:
+    for metric in set(suite_schema()["properties"]["slo"]["properties"]) - {"steepness", "confidence", "spread"}:
         read_metric(metric)
 
 
@@ -76,6 +76,7 @@ def test_suites_of_the_project_are_valid(file):
         pytest.param({"price": {"currency": "USD"}}, id="currency without a price"),
         pytest.param({"tiers": {"chat": {"ttft.p99": 500}}}, id="limit of a tier without a unit"),
         pytest.param({"tiers": {"chat": {"confidence": "95%"}}}, id="confidence of a tier"),
+        pytest.param({"slo": {"confidence": "95%", "spread": True}}, id="spread that is no share"),
         pytest.param({"tiers": {"slo": {}}}, id="tier called slo"),
     ],
 )

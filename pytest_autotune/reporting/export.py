@@ -70,6 +70,7 @@ def best_document(report: SuiteReport, best: JudgedTrial | None) -> dict[str, An
             "slo": [_limit(limit) for limit in suite.slo],
             "steepness": suite.steepness,
             "confidence": suite.confidence,
+            "spread": suite.spread,
             "objective": suite.objective.model_dump(mode="json"),
             "price": None if suite.price is None else suite.price.model_dump(mode="json"),
             "tradeoffs": [objective.model_dump(mode="json") for objective in suite.tradeoffs],
