@@ -99,8 +99,11 @@ def likeliest(suite: Suite, engine: Engine, known: Iterable[Configuration]) -> t
 
 
 def _way(layout: Layout | None) -> Layout | None:
-    """Return a layout without what only bounds how many sequences run."""
-    return None if layout is None else replace(layout, max_sequences=None, memory_share=1.0)
+    """Return a layout without what only bounds how many sequences run, and what a roofline takes for the same."""
+    if layout is None:
+        return None
+    sharing = layout.expert_tp * layout.expert_ep
+    return replace(layout, expert_tp=sharing, expert_ep=1, max_sequences=None, memory_share=1.0)
 
 
 def _demand_of(suite: Suite) -> Demand | None:

@@ -173,6 +173,8 @@ def test_each_way_to_divide_a_model_is_proposed_once_and_none_that_is_known(suit
     assert all(way["max_num_seqs"] == 256 for way in ways)
     known = likeliest(small, engine, ({}, {"tensor-parallel-size": 4}))
     assert known == ({"tensor-parallel-size": 2, **wide},)
+    shared = suite(("max_num_seqs: [8, 256]", "enable-expert-parallel: [true, false]"))
+    assert [way["tensor-parallel-size"] for way in likeliest(shared, engine, ())] == [4, 2]
     # The whole model does not fit into one GPU.
     assert [way["tensor-parallel-size"] for way in likeliest(suite(), engine, ())] == [4, 2]
 
