@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from pytest_autotune.selection import JudgedBatch, Objective
 
+Outcome = Literal["holds", "missed", "unsure", "open", "died"]
+
 TOLERANCE = 0.05  # AIPerf's monotonic search stops at the same share, GuideLLM's goodput profile at 0.1
 PROBES = 12  # more than nine octaves to 5 % need
+ABOVE = frozenset({"missed", "unsure", "died"})  # outcomes of loads that the capacity lies below
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,13 @@ class Probe:
 
     * ``holds``: every limit is kept
     * ``missed``: a limit is not, or the server fell behind without bound
-    * ``open``: neither is known (too close to tell, or the batch could not be measured): it bounds nothing
+    * ``unsure``: it was too close to tell, and is no load that is shown to be carried
+    * ``open``: nothing is known, the batch could not be measured: it bounds nothing
     * ``died``: the server did, and nothing can be tried any more
     """
 
     level: Level
-    outcome: Literal["holds", "missed", "open", "died"]
+    outcome: Outcome
     value: float | None = None  # of the objective, to maximise, also where limits are missed
 
 
@@ -70,14 +74,14 @@ class Found:
 def next_probe(search: LoadSearch, probes: Sequence[Probe], incumbent: Incumbent | None = None) -> Level | Found:
     """Return the load to try next, or what was found.
 
-    The first probe is at the incumbent's load. When it misses a limit there and does not even bring more, it
-    cannot win: a smaller load brings less, and the search ends at once. Otherwise loads double while they
+    The first probe is at the incumbent's load. When it is not shown to keep the limits there and does not even bring
+    more, it cannot win: a smaller load brings less, and the search ends at once. Otherwise loads double while they
     hold, and the bracket is halved on a logarithmic scale until it is within the tolerance. A load that holds
     above one that does not is luck, and no bound.
     """
     if not probes:
         return search.level(math.sqrt(search.low * search.high) if incumbent is None else incumbent.load)
-    missed = [probe.level.value for probe in probes if probe.outcome in ("missed", "died")]
+    missed = [probe.level.value for probe in probes if probe.outcome in ABOVE]
     upper = min(missed, default=math.inf)
     holding = [probe.level.value for probe in probes if probe.outcome == "holds" and probe.level.value < upper]
     lower = max(holding, default=None)
@@ -85,7 +89,8 @@ def next_probe(search: LoadSearch, probes: Sequence[Probe], incumbent: Incumbent
     if probes[-1].outcome == "died":
         return Found(capacity, f"the server died at {probes[-1].level.words}", bounded=True)
     if _rejected(search, probes[0], incumbent):
-        return Found(None, f"it does not carry {probes[0].level.words}, the load of the best so far", bounded=True)
+        carries = "does not carry" if probes[0].outcome == "missed" else "is not shown to carry"
+        return Found(None, f"it {carries} {probes[0].level.words}, the load of the best so far", bounded=True)
     if reason := _settled(search, lower, upper):
         return Found(capacity, reason, bounded=math.isinf(upper))
     if len(probes) >= search.probes:
@@ -140,7 +145,7 @@ def _misses_a_latency(batch: JudgedBatch) -> bool:
 
 
 def _rejected(search: LoadSearch, first: Probe, incumbent: Incumbent | None) -> bool:
-    if incumbent is None or incumbent.value is None or first.outcome != "missed":
+    if incumbent is None or incumbent.value is None or first.outcome not in ("missed", "unsure"):
         return False
     at_incumbent = first.level == search.level(incumbent.load)
     return at_incumbent and (first.value is None or first.value <= incumbent.value)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from pytest_autotune.capacity import Found, Incumbent, Probe, brings_more_with_load, next_probe, per_gpu
+from pytest_autotune.capacity import ABOVE, Found, Incumbent, Probe, brings_more_with_load, next_probe, per_gpu
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, DeployError
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Status, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from pytest_autotune.capacity import Outcome
     from pytest_autotune.records import BatchRecord, TrialRecord
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import LiveTrial
 
 _FAILURES = 2  # probes in a row that could not be measured: the trouble is not the load's
+_OUTCOMES: Mapping[Status, Outcome] = MappingProxyType(
+    {Status.COMPLIANT: "holds", Status.VIOLATING: "missed", Status.INCONCLUSIVE: "unsure"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +75,14 @@ def _found(trial: LiveTrial, found: Found, measured: list[tuple[BatchRecord, Ver
 
 def _recorded(probes: Sequence[Probe]) -> Found:
     """Return what recorded probes say when the search would go on from them."""
-    upper = min((probe.level for probe in probes if probe.outcome in ("missed", "died")), default=None)
+    upper = min((probe.level for probe in probes if probe.outcome in ABOVE), default=None)
     holding = [probe.level for probe in probes if probe.outcome == "holds" and (upper is None or probe.level < upper)]
     reason = "by the limits of today other loads would be tried; --autotune-fresh measures them"
     return Found(max(holding, default=None), reason, bounded=True)
 
 
 def _probe(record: BatchRecord, verdict: Verdict, suite: Suite) -> Probe:
-    outcome: Literal["holds", "missed", "open", "died"] = "open"
-    if record.status == "died":
-        outcome = "died"
-    elif verdict.status in (Status.COMPLIANT, Status.VIOLATING):
-        outcome = "holds" if verdict.status is Status.COMPLIANT else "missed"
+    outcome = "died" if record.status == "died" else _OUTCOMES.get(verdict.status, "open")
     value = None if record.oversaturated else record.metrics.get(suite.objective.metric)
     if value is not None and suite.objective.direction == "minimize":
         value = -value

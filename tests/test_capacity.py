@@ -123,6 +123,22 @@ def test_a_load_without_an_answer_is_no_bound_and_is_not_tried_again():
     assert len(set(tried)) == len(tried)
 
 
+def test_a_load_that_is_not_shown_to_be_carried_bounds_the_capacity_from_above():
+    tried, found = play(WIDE, lambda load: "unsure" if load == 92 else holds_up_to(100)(load))
+    assert tried[:3] == [23, 46, 92]
+    assert all(load < 92 for load in tried[3:])
+    assert found.capacity is not None
+    assert 46 <= found.capacity.value < 92
+
+
+@pytest.mark.parametrize(("outcome", "words"), [("missed", "does not carry"), ("unsure", "is not shown to carry")])
+def test_what_is_not_shown_to_carry_the_incumbents_load_and_brings_no_more_is_rejected(outcome, words):
+    search, incumbent = LoadSearch(1, 512), Incumbent(64, 2.0)
+    (found,) = {next_probe(search, [Probe(Level(64), outcome, value)], incumbent) for value in (None, 2.0)}
+    assert found == Found(None, f"it {words} concurrency 64, the load of the best so far", bounded=True)
+    assert isinstance(next_probe(search, [Probe(Level(64), outcome, 2.1)], incumbent), Level)
+
+
 def test_a_server_that_never_answers_the_question_ends_the_search():
     tried, found = play(LoadSearch(1, 4), lambda _: "open")
     assert sorted(tried) == [1, 2, 3, 4]
@@ -154,7 +170,11 @@ def test_of_a_monotone_server_the_capacity_is_found_within_the_tolerance(search,
         assert capacity < max(above, lower * (1 + search.tolerance)) + 1e-3 * lower
 
 
-@given(searches, st.lists(st.sampled_from(["holds", "missed", "open", "died"]), min_size=60, max_size=60), incumbents)
+@given(
+    searches,
+    st.lists(st.sampled_from(["holds", "missed", "unsure", "open", "died"]), min_size=60, max_size=60),
+    incumbents,
+)
 def test_whatever_the_server_does_the_search_ends_and_claims_only_what_held(search, outcomes, incumbent):
     answers = iter(outcomes)
     held = []
