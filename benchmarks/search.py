@@ -45,7 +45,6 @@ OTHERS = ("grid", "random", "tpe-as-used", "tpe-infinite", "graded")
 STRATEGIES = (*OTHERS, "ours cold", "ours")
 EARLIER = 3  # of the best of other workloads of the model, with which ours begins
 PRIOR = 2  # of the ways to divide the model that are expected to be best, with which ours begins too
-TOLERANCE = "50%"  # of the load that ours looks for: nearer than the levels of the landscapes, which double
 STORE = ".autotune/results.db"
 WINDOW = 10.0  # times the median answer: requests of each stream in a window, as many as InferenceX sends
 CONFIDENCE = "95%"  # of the verdicts of ours, whose windows end when they are decided
@@ -179,13 +178,14 @@ def suite(file: Path, case: Case) -> dict[str, object]:
     load: dict[str, object] = {
         "prompt_tokens": landscape.key.isl,
         "output_tokens": landscape.key.osl,
-        "concurrency": {"search": [levels[0], levels[-1]], "tolerance": TOLERANCE} if ours else list(levels),
+        "concurrency": list(levels[::-1] if ours else levels),
         "duration": f"{WINDOW * typical_s:.3f}s",
         "warmup": f"{typical_s:.3f}s",
     }
     sure = {"confidence": CONFIDENCE, "spread": SPREAD}
     if ours:
-        load["max_duration"] = load["duration"]
+        # From the highest level on, and none below one that complies or brings no more than the best so far.
+        load |= {"max_duration": load["duration"], "skip": "dominated"}
     strategy = "bayes" if ours else {"grid": "grid", "random": "random"}.get(case.strategy, "tpe")
     # Numbered slots take the seed plus their number: seeds far apart share none.
     settings: dict[str, object] = {"strategy": strategy, "defaults": False, "seed": 1000 * case.seed}

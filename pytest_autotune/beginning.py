@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.expectation import everything, expectations, likeliest
@@ -13,11 +14,11 @@ from pytest_autotune.pricing import priced
 from pytest_autotune.recorded import restate
 from pytest_autotune.seeding import distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.slo import Status
+from pytest_autotune.slo import Limit, Status
 from pytest_autotune.transfer import EXPECTED, Worths, most_promising, nearness, worths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pytest_autotune.bench import Plan
     from pytest_autotune.records import TrialRecord
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OTHER_LIMITS = 1 / math.e  # weight of a search that is judged by its own limits, as of one with prompts e times as long
 FIRST = "first"  # key of a suite's document: what its search began with beyond what the suite says
 
 
@@ -81,8 +83,9 @@ def _earlier(plan: Plan, store: Store) -> tuple[Configuration, ...]:
     suite = plan.suite
     space, fixed, load = suite.space, suite.fixed, _lengths(suite)
     searches, tried = [], []
-    for ranking in _searches(plan, store):
-        searches.append(Worths(nearness(load, _measured_lengths(ranking)), worths(ranking, space, fixed)))
+    for weight, ranking in _searches(plan, store):
+        near = nearness(load, _measured_lengths(ranking))
+        searches.append(Worths(weight * near, worths(ranking, space, fixed)))
         tried += [one.trial for one in ranking if one.eligible and fits(space, one.trial.configuration, fixed)]
     if not tried:
         return ()
@@ -112,20 +115,31 @@ def _measured_lengths(ranking: Iterable[JudgedTrial]) -> tuple[float, float]:
     return metrics.get("input_throughput", 0.0) / requests, metrics.get("output_throughput", 0.0) / requests
 
 
-def _searches(plan: Plan, store: Store) -> Iterator[tuple[JudgedTrial, ...]]:
-    """Yield the rankings of other searches with the same engine, model and hardware, by this suite's own standards."""
+def _searches(plan: Plan, store: Store) -> Iterator[tuple[float, tuple[JudgedTrial, ...]]]:
+    """Yield the rankings of other searches with the same engine, model and hardware, each with its weight.
+
+    By this suite's own standards; by its own limits, and with less weight, where nothing keeps these: a search of the
+    largest load measures near its own limits only. With another objective it then says nothing.
+    """
     suite = plan.suite
     wanted = {"engine": suite.engine, "model": suite.model, "hardware": fingerprint()}
     for other in store.studies():
         if other.study == plan.study or any(other.document.get(key) != value for key, value in wanted.items()):
             continue
-        trials = (_completed(trial, suite, store) for trial in store.history(other.study))
-        judged = (
-            judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
-            for trial in trials
-            if trial.state == "finished"
-        )
-        yield select(judged).ranking
+        trials = [trial for trial in store.history(other.study) if trial.state == "finished"]
+        ranking = _ranked((_completed(trial, suite, store) for trial in trials), suite.slo, suite)
+        if any(one.eligible for one in ranking):
+            yield 1.0, ranking
+        elif other.document["objective"] == suite.objective.model_dump(mode="json"):
+            limits = tuple(Limit(**each) for each in other.document["slo"])
+            yield OTHER_LIMITS, _ranked((priced(trial, suite.hourly) for trial in trials), limits, suite)
+
+
+def _ranked(trials: Iterable[TrialRecord], limits: Sequence[Limit], suite: Suite) -> tuple[JudgedTrial, ...]:
+    judged = (
+        judge_trial(trial, limits=limits, objective=suite.objective, steepness=suite.steepness) for trial in trials
+    )
+    return select(judged).ranking
 
 
 def _completed(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:

@@ -13,6 +13,7 @@ from pytest_autotune.slo import Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_autotune.records import BatchRecord
     from pytest_autotune.selection import JudgedBatch, Objective
 
 Outcome = Literal["holds", "missed", "unsure", "open", "died"]
@@ -116,23 +117,35 @@ def per_gpu(objective: Objective) -> bool:
     return objective.metric.endswith(PER_GPU) or objective.metric in COSTS
 
 
-def dominated(level: Level, batches: Sequence[JudgedBatch], objective: Objective) -> str:
+def dominated(level: Level, batches: Sequence[JudgedBatch], objective: Objective, to_beat: float | None = None) -> str:
     """Return why a load of a list cannot change what its trial comes to; empty when it can.
 
     Latencies grow with the load, and a throughput does as long as the server keeps up: a load above one that
-    misses a latency misses it too, and one below a compliant one brings less.
+    misses a latency misses it too, and one below a compliant one brings less. `to_beat` is what the best so far brings,
+    to maximise: one below a load that brings no more than that cannot win.
     """
     if level.shape not in ("concurrency", "rate"):
         return ""
+    rises = brings_more_with_load(objective)
+    less = "costs more" if objective.metric in COSTS else "brings less"
     for batch in batches:
         if batch.level.shape != level.shape:
             continue
         if batch.level < level and (batch.record.oversaturated or _misses_a_latency(batch)):
             return f"{batch.level} violates already: {batch.verdict.reason}"
-        if level < batch.level and batch.compliant and brings_more_with_load(objective):
-            less = "costs more" if objective.metric in COSTS else "brings less"
+        if level < batch.level and batch.compliant and rises:
             return f"{batch.level} complies, and less load {less}"
+        if level < batch.level and rises and to_beat is not None:
+            brought = value_of(batch.record, objective)
+            if brought is not None and brought <= to_beat:
+                return f"{batch.level} is no better than the best so far, and less load {less}"
     return ""
+
+
+def value_of(record: BatchRecord, objective: Objective) -> float | None:
+    """Return what a load brings, to maximise, also where limits are missed; None of a server that fell behind."""
+    value = None if record.oversaturated else record.metrics.get(objective.metric)
+    return value if value is None or objective.direction == "maximize" else -value
 
 
 def _misses_a_latency(batch: JudgedBatch) -> bool:

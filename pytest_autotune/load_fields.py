@@ -218,8 +218,8 @@ def _read_search(
 
 def _read_tolerance(value: Any) -> float:
     tolerance = units.percentage(value)
-    if not 0.001 <= tolerance <= 0.5:
-        raise ValueError(f"{show(value)} is no tolerance between 0.1% and 50%; write e.g. 5%")
+    if not 0.001 <= tolerance <= 1:
+        raise ValueError(f"{show(value)} is no tolerance between 0.1% and 100%; write e.g. 5%")
     return tolerance
 
 

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.capacity import ABOVE, Found, Incumbent, Probe, brings_more_with_load, next_probe, per_gpu
+from pytest_autotune.capacity import (
+    ABOVE,
+    Found,
+    Incumbent,
+    Probe,
+    brings_more_with_load,
+    next_probe,
+    per_gpu,
+    value_of,
+)
 from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, DeployError
 from pytest_autotune.selection import judge_trial, select
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.capacity import Outcome
     from pytest_autotune.records import BatchRecord, TrialRecord
+    from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import LiveTrial
 
@@ -83,32 +93,40 @@ def _recorded(probes: Sequence[Probe]) -> Found:
 
 def _probe(record: BatchRecord, verdict: Verdict, suite: Suite) -> Probe:
     outcome = "died" if record.status == "died" else _OUTCOMES.get(verdict.status, "open")
-    value = None if record.oversaturated else record.metrics.get(suite.objective.metric)
-    if value is not None and suite.objective.direction == "minimize":
-        value = -value
-    return Probe(record.level, outcome, value)
+    return Probe(record.level, outcome, value_of(record, suite.objective))
+
+
+def value_to_beat(trial: LiveTrial) -> float | None:
+    """Return what the best trial that was finished when this one began brings, to maximise.
+
+    None where that rejects nothing: other objectives than those that rise with the load, the engine's defaults, which
+    are the reference, and a trial that measures a configuration again, which may be up against itself.
+    """
+    if confirms(trial.slot.name) or not trial.configuration or not brings_more_with_load(trial.plan.suite.objective):
+        return None
+    best = _best_before(trial)
+    return None if best is None else best.rank_value
 
 
 def _incumbent(trial: LiveTrial) -> Incumbent | None:
-    """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it.
+    """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it."""
+    suite, best = trial.plan.suite, _best_before(trial)
+    if best is None or best.capacity is None:
+        return None
+    load = best.capacity.value
+    if per_gpu(suite.objective) and best.trial.gpus:
+        load *= trial.gpus / best.trial.gpus
+    return Incumbent(load, value_to_beat(trial))
 
-    A trial that measures a configuration again may be up against itself, at the very load where it only just complies:
-    it is never rejected.
-    """
-    plan, suite = trial.plan, trial.plan.suite
+
+def _best_before(trial: LiveTrial) -> JudgedTrial | None:
+    suite = trial.plan.suite
     earlier = [record for record in trial.history() if _finished_before(record, trial.record)]
     judged = [
         judge_trial(record, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
         for record in earlier
     ]
-    best = select(judged).best
-    if best is None or best.capacity is None or plan.suite.load.searched is None:
-        return None
-    load = best.capacity.value
-    if per_gpu(suite.objective) and best.trial.gpus:
-        load *= trial.gpus / best.trial.gpus
-    rejects = brings_more_with_load(suite.objective) and not confirms(trial.slot.name)
-    return Incumbent(load, best.rank_value if rejects else None)
+    return select(judged).best
 
 
 def _finished_before(record: TrialRecord, trial: TrialRecord) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.batches import (
@@ -22,6 +22,7 @@ from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
+from pytest_autotune.probing import value_to_beat
 from pytest_autotune.recorded import failure_of
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
@@ -239,7 +240,11 @@ class LiveTrial:
         if suite.load.skip is None:
             return ""
         judged = judge_batches(self.batches.values(), suite.slo, suite.objective, steepness=suite.steepness)
-        return dominated(level, judged, suite.objective)
+        return dominated(level, judged, suite.objective, self._to_beat)
+
+    @cached_property
+    def _to_beat(self) -> float | None:
+        return value_to_beat(self)
 
     def _screen(self) -> None:
         """Begin with the level at which the best so far is best, once: what cannot win ends there.
