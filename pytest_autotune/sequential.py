@@ -26,7 +26,8 @@ is of that share p against the p0 that is asked for, in both directions:
 * **Correlated requests** share a queue, and count for fewer: the numbers of requests and of misses are divided by the
   design effect, from batch means (`intervals.effective_size`). With no miss or nothing else so far, that of a nearby
   percentile of the same latencies stands in. Of a mean, the part of the squares that is the variance is multiplied
-  by the design effect. This makes the guarantee approximate; ``benchmarks/search_verdicts.py`` measures the error rates.
+  by the design effect. This makes the guarantee approximate; ``benchmarks/search_verdicts.py`` measures the error
+  rates.
 * **Batches of one server** differ by more than their requests tell (`Certainty.spread`). A limit holds when it would at
   bound / (1 + z spread), and is missed beyond bound * (1 + z spread), z being the normal quantile of the confidence:
   further than that a batch is from the server's mean with a chance of at most 1 - confidence, beside that of the test.
