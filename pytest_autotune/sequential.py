@@ -25,12 +25,14 @@ is of that share p against the p0 that is asked for, in both directions:
   soon as one is missed; of k limits each is therefore tested at alpha / k in that direction (Bonferroni).
 * **Correlated requests** share a queue, and count for fewer: the numbers of requests and of misses are divided by the
   design effect, from batch means (`intervals.effective_size`). With no miss or nothing else so far, that of a nearby
-  percentile of the same latencies stands in. This makes the guarantee approximate;
-  ``benchmarks/search_verdicts.py`` measures the error rates.
+  percentile of the same latencies stands in. Of a mean, the part of the squares that is the variance is multiplied
+  by the design effect. This makes the guarantee approximate; ``benchmarks/search_verdicts.py`` measures the error
+  rates.
 * **Batches of one server** differ by more than their requests tell (`Certainty.spread`). A limit holds when it would at
   bound / (1 + z spread), and is missed beyond bound * (1 + z spread), z being the normal quantile of the confidence:
   further than that a batch is from the server's mean with a chance of at most 1 - confidence, beside that of the test.
-* **The beginning** decides nothing: below `LEAST` requests the design effect is not known.
+* **The beginning** decides nothing: below `LEAST` requests the design effect is not known, and below as many effective
+  ones a sum is not about normal.
 """
 
 from __future__ import annotations
@@ -196,11 +198,14 @@ def _parts(samples: Sequence[Sample], family: str) -> tuple[Column, Column]:
 
 def _of_excesses(excesses: Column) -> float:
     """Return the logarithm of the mixture likelihood ratio of means above 0 against 0."""
-    deviation = math.sqrt(float(excesses @ excesses) / excesses.size)
-    effective = effective_size(excesses, confidence=_TAIL)
-    if deviation == 0 or effective < LEAST:
+    count, mean = excesses.size, float(excesses.mean())
+    # Requests that follow each other vary together; how far they all are from the bound is not of that kind.
+    correlated = float(excesses.var()) * count / effective_size(excesses, confidence=_TAIL) + mean**2
+    square = float(excesses @ excesses) / count
+    if square == 0 or count * square < LEAST * correlated:
         return -math.inf
+    effective = count * square / correlated
     variance = effective * _RHO2 + 1
-    x = math.sqrt(_RHO2 / variance) * effective * float(excesses.mean()) / deviation
+    x = math.sqrt(_RHO2 / variance) * effective * mean / math.sqrt(square)
     x = max(x, -20.0)  # far below any decision, where Phi would vanish
     return math.log(2 / math.sqrt(variance)) + x * x / 2 + math.log(math.erfc(-x / math.sqrt(2)) / 2)
