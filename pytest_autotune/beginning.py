@@ -85,7 +85,7 @@ def _earlier(plan: Plan, store: Store) -> tuple[Configuration, ...]:
     searches, tried = [], []
     for weight, ranking in _searches(plan, store):
         near = nearness(load, _measured_lengths(ranking))
-        searches.append(Worths(weight * near, worths(ranking, space, fixed)))
+        searches.append(Worths(weight * near, worths(ranking, suite.objective, space, fixed)))
         tried += [one.trial for one in ranking if one.eligible and fits(space, one.trial.configuration, fixed)]
     if not tried:
         return ()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_autotune.records import BatchRecord
-    from pytest_autotune.selection import JudgedBatch, Objective
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial, Objective
 
 Outcome = Literal["holds", "missed", "unsure", "open", "died"]
 
@@ -146,6 +146,24 @@ def value_of(record: BatchRecord, objective: Objective) -> float | None:
     """Return what a load brings, to maximise, also where limits are missed; None of a server that fell behind."""
     value = None if record.oversaturated else record.metrics.get(objective.metric)
     return value if value is None or objective.direction == "maximize" else -value
+
+
+def estimated(judged: JudgedTrial, objective: Objective, lowest: Level | None) -> float | None:
+    """Return what a trial that was given up would bring at the load it carries, to maximise; None: not known.
+
+    What its least violating load brings, less by as much as that misses its limit. Of a trial that misses limits at the
+    `lowest` load too there is none: it carries no load. Nor is there for objectives that do not rise with the load.
+    """
+    least = judged.least_violating
+    if least is None or not brings_more_with_load(objective):
+        return None
+    if any(lowest is None or batch.level <= lowest for batch in judged.batches):
+        return None
+    value = value_of(least.record, objective)
+    if value is None:
+        return None
+    beyond = 1 + least.verdict.excess
+    return value / beyond if value > 0 else value * beyond
 
 
 def _misses_a_latency(batch: JudgedBatch) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_autotune.budget import Budget, SearchEnded, cost_of, ending
+from pytest_autotune.capacity import estimated
 from pytest_autotune.confirmation import confirms, to_confirm
 from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.formatting import count
@@ -135,7 +136,8 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
 
     The constraints are always the same: one for each limit (the logarithm of what the best or else the
     least violating batch had, relative to the limit) and ``crash`` on the graded failure scale. What was screened out
-    has no value and misses its limits by next to nothing: worse than all that complies, better than the rest.
+    has no value and misses its limits by next to nothing: worse than all that complies, better than the rest. What was
+    given up at a load that others carry has the value that it is estimated to bring at less: it misses nothing there.
     """
     if trial.state == "running":
         return Observation(configuration=trial.configuration, state="running", value=None, constraints={})
@@ -154,6 +156,9 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
         told = (check for check in batch.verdict.checks if check.actual is not None)
         margins |= {check.limit.metric: _margin(check) for check in told}
     value = judged.rank_value
+    if value is None and judged.status is Status.VIOLATING and (least := suite.load.least) is not None:
+        value = estimated(judged, suite.objective, least)
+        margins = margins if value is None else dict.fromkeys(margins, 0.0)
     return Observation(
         configuration=trial.configuration,
         state="done",

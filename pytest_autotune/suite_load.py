@@ -44,6 +44,7 @@ from pytest_autotune.load_fields import (
     Workers,
 )
 from pytest_autotune.load_rules import SHAPES, check_load
+from pytest_autotune.samples import Level
 
 if TYPE_CHECKING:
     from pytest_autotune.samples import Shape
@@ -302,6 +303,16 @@ class LoadBlock(Block):
             del content["prompt_tokens"], content["output_tokens"]
         content["duration_s"], content["warmup_s"] = self.planned_duration_s, self.planned_warmup_s
         return content
+
+    @property
+    def least(self) -> Level | None:
+        """The smallest load that a trial may have; None where every trial has all of them."""
+        if self.searched is not None:
+            return self.searched.level(self.searched.low)
+        if self.skip is None:
+            return None
+        levels = self.rate if self.shape == "rate" else self.concurrency
+        return Level(min(levels), self.shape) if isinstance(levels, tuple) else None
 
     @property
     def lengths(self) -> tuple[Lengths, Lengths]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_autotune.capacity import estimated
 from pytest_autotune.seeding import fits
 from pytest_autotune.slo import Status
 from pytest_autotune.space import canonical
@@ -12,7 +13,7 @@ from pytest_autotune.space import canonical
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pytest_autotune.selection import JudgedTrial
+    from pytest_autotune.selection import JudgedTrial, Objective
     from pytest_autotune.space import Configuration, Space, Value
 
 EXPECTED = 0.05  # weight of what a model expects: it decides between what was hardly compared, and on what was not
@@ -35,8 +36,13 @@ def agreed(searches: Iterable[Worths]) -> dict[str, float]:
     related models by iterative least squares", 1966), the mean over searches by their weights. Searches
     in which nothing is worth anything tell nothing.
     """
-    telling = [search for search in searches if search.weight > 0 and max(search.of.values(), default=0.0) > 0]
-    scales = [max(search.of.values()) for search in telling]
+    told = ((search, max(search.of.values(), default=0.0)) for search in searches if search.weight > 0)
+    telling = [
+        Worths(search.weight, {key: value / best for key, value in search.of.items()})
+        for search, best in told
+        if best > 0
+    ]
+    scales = [1.0] * len(telling)
     found: dict[str, float] = {}
     for _ in range(ROUNDS):
         weights: dict[str, float] = {}
@@ -50,19 +56,27 @@ def agreed(searches: Iterable[Worths]) -> dict[str, float]:
     return found
 
 
-def worths(ranking: Iterable[JudgedTrial], space: Space, fixed: Mapping[str, Value]) -> dict[str, float]:
+def worths(
+    ranking: Sequence[JudgedTrial], objective: Objective, space: Space, fixed: Mapping[str, Value]
+) -> dict[str, float]:
     """Return what a search found of the configurations that `space` has; 0 of those that comply nowhere.
 
-    The engine's defaults count, so that searches have something in common. What could not be measured for
-    other reasons than its configuration, or was dropped early, tells nothing.
+    What was given up at a load that others carry counts with what it is estimated to bring at less
+    (`capacity.estimated`), and never for more than the best. The engine's defaults count, so that searches have
+    something in common. What could not be measured for other reasons than its configuration, or was dropped
+    early, tells nothing.
     """
-    known = [one for one in ranking if fits(space, one.trial.configuration, fixed)]
-    values = {
-        canonical(space.fitted(one.trial.configuration, fixed)): one.rank_value if one.eligible else None
-        for one in known
-        if one.eligible or one.status in (Status.VIOLATING, Status.INFEASIBLE)
-    }
-    best = max((value for value in values.values() if value is not None), default=0.0)
+    least = min((batch.level for one in ranking for batch in one.batches), default=None)
+    values: dict[str, float | None] = {}
+    for one in ranking:
+        if not fits(space, one.trial.configuration, fixed):
+            continue
+        if one.eligible or one.status in (Status.VIOLATING, Status.INFEASIBLE):
+            key = canonical(space.fitted(one.trial.configuration, fixed))
+            values[key] = one.rank_value if one.eligible else estimated(one, objective, least)
+    best = max((one.rank_value or 0.0 for one in ranking if one.eligible), default=None)
+    if best is None:
+        return {}
     return {key: _above_zero(value, best) for key, value in values.items()}
 
 
@@ -90,9 +104,10 @@ def _scale(values: Mapping[str, float], worth: Mapping[str, float]) -> float:
 
 
 def _above_zero(value: float | None, best: float) -> float:
-    """Return a value to maximise on a scale that ends at 0, whatever its sign: of costs the reciprocal."""
+    """Return a value to maximise, at most the best, on a scale that ends at 0: of negated costs the inverse."""
     if value is None:
         return 0.0
+    value = min(value, best)
     if best < 0:
         return 1 / -value
     return max(value, 0.0) if best > 0 else float(value == best)

@@ -41,7 +41,7 @@ def test_what_complies_has_its_value_and_what_does_not_has_none():
             judged(7, {"seqs": 3}, 0, batches=(), status="failed", reason="no port was free"),
         ]
     ).ranking
-    found = worths(ranking, SPACE, {})
+    found = worths(ranking, Aim(), SPACE, {})
     by = {"{}": 900.0, canonical({"tp": 2}): 300.0, canonical({"tp": 1, "seqs": 64}): 0.0, canonical({"tp": 4}): 0.0}
     assert found == by
 
@@ -56,7 +56,7 @@ def test_what_complies_has_its_value_and_what_does_not_has_none():
 )
 def test_values_of_every_objective_end_at_zero(aim, values, expected):
     one, other = (judged(n, {"tp": n}, value, ttft=value, aim=aim) for n, value in enumerate(values, 1))
-    found = worths(select([one, other]).ranking, SPACE, {})
+    found = worths(select([one, other]).ranking, aim, SPACE, {})
     assert [found[canonical({"tp": n})] for n in (1, 2)] == pytest.approx(expected)
 
 
