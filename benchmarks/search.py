@@ -49,7 +49,7 @@ STORE = ".autotune/results.db"
 WINDOW = 10.0  # times the median answer: requests of each stream in a window, as many as InferenceX sends
 CONFIDENCE = "95%"  # of the verdicts of ours, whose windows end when they are decided
 SPREAD = "2%"  # of whole batches, as ours is told: what the least steady servers of the replay have
-PATIENCE = 3  # trials in a row without anything better that end our search
+PATIENCE = 4  # trials in a row without anything better that end our search
 DRAWS = 2_000  # of the bootstrap
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.capacity import Outcome
     from pytest_autotune.records import BatchRecord, TrialRecord
+    from pytest_autotune.samples import Level
     from pytest_autotune.selection import JudgedTrial
     from pytest_autotune.suite import Suite
     from pytest_autotune.trial import LiveTrial
@@ -106,6 +108,23 @@ def value_to_beat(trial: LiveTrial) -> float | None:
         return None
     best = _best_before(trial)
     return None if best is None else best.rank_value
+
+
+def level_to_beat(trial: LiveTrial) -> Level | None:
+    """Return the level of the list at which a trial is first held against the best so far; None without one.
+
+    The nearest to what its GPUs owe of the load at which the best is best.
+    """
+    if value_to_beat(trial) is None:
+        return None
+    suite, best = trial.plan.suite, _best_before(trial)
+    if best is None or best.level is None:
+        return None
+    load = best.level.value
+    if per_gpu(suite.objective) and best.trial.gpus:
+        load *= trial.gpus / best.trial.gpus
+    alike = [level for level in trial.plan.levels if level.shape == best.level.shape]
+    return min(alike, key=lambda level: abs(math.log(level.value / load)), default=None)
 
 
 def _incumbent(trial: LiveTrial) -> Incumbent | None:

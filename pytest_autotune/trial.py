@@ -22,7 +22,7 @@ from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
-from pytest_autotune.probing import value_to_beat
+from pytest_autotune.probing import level_to_beat, value_to_beat
 from pytest_autotune.recorded import failure_of
 from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
@@ -80,6 +80,7 @@ class LiveTrial:
         self.batches: dict[Level, BatchRecord] = {}
         self.screened_out = ""  # why this configuration cannot win, once that is known
         self._screened = confirms(slot.name) or not claim.trial.configuration or not bench.screens
+        self._met = False  # the level of the best so far was looked at
         self._concluded = False  # every load that matters was measured
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -137,6 +138,7 @@ class LiveTrial:
         if level not in self.batches:
             self._require_use(level)
             self._screen()
+            self._meet_best()
         if level not in self._measured:
             if level not in self.batches:
                 self._require_use(level)
@@ -258,6 +260,17 @@ class LiveTrial:
         found = screening_of(self.plan.suite, self.plan.levels, self.history(), self._bench.store, gpus=self.gpus)
         if found is not None:
             self._run_batch(*found)
+
+    def _meet_best(self) -> None:
+        """Begin with the level at which the best so far is to be beaten, once, where others may be skipped for it."""
+        if self._met or self.recorded:
+            return
+        self._met = True
+        if self.plan.suite.load.skip is None or self.screened_out or self.batches:
+            return
+        level = level_to_beat(self)
+        if level is not None:
+            self._run_batch(level)
 
     def _run_batch(self, level: Level, screening: Screening | None = None) -> None:
         server = self.server()
