@@ -9,11 +9,16 @@ from pathlib import Path
 import optuna  # noqa: F401
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_autotune.store import Store
 from tests.load_servers import executable, scripted, serve
 
 __all__ = ["executable", "scripted", "serve"]  # fixtures
+
+# A busy machine is no counterexample: neither a slow example nor slow drawing of examples fails a test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 QUICK_SUITE = """\
 name: quick
