@@ -82,7 +82,7 @@ class Project:
         path.write_text(text)
         return path
 
-    def run(self, *arguments: str, timeout: float = 240) -> pytest.RunResult:
+    def run(self, *arguments: str, timeout: float = 900) -> pytest.RunResult:
         plugins = ["-p", "no:cacheprovider", "-p", "tolerant_load"]
         return self.pytester.runpytest_subprocess(*plugins, *arguments, timeout=timeout)
 
