@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -77,6 +78,29 @@ def _end_on_signals(config: pytest.Config) -> None:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         _handle(config, signum, interrupt)
     config.add_cleanup(_forget_interrupts)
+    config.pluginmanager.register(_InterruptsHaveLines(), "autotune-interrupts")
+
+
+class _InterruptsHaveLines:
+    """Keeps pytest's exit status after an interrupt that hit code without a line of its own.
+
+    Python adds such code between the lines of a function. pytest shows where it was interrupted, and
+    an entry of the traceback without a line is to it an internal error.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Give those entries the first line of their function."""
+        entries: list[TracebackType] = []
+        entry: TracebackType | None = excinfo.tb
+        while entry is not None:
+            entries.append(entry)
+            entry = entry.tb_next
+        for old in reversed(entries):
+            line: int | None = old.tb_lineno  # None is what typeshed does not know of
+            entry = TracebackType(entry, old.tb_frame, old.tb_lasti, line or old.tb_frame.f_code.co_firstlineno)
+        if entry is not None:
+            excinfo.traceback = type(excinfo.traceback)(entry)
 
 
 def _forget_interrupts() -> None:

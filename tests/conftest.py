@@ -9,11 +9,16 @@ from pathlib import Path
 import optuna  # noqa: F401
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_autotune.store import Store
 from tests.load_servers import executable, scripted, serve
 
 __all__ = ["executable", "scripted", "serve"]  # fixtures
+
+# A busy machine is no counterexample: neither a slow example nor slow drawing of examples fails a test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 QUICK_SUITE = """\
 name: quick
@@ -34,14 +39,28 @@ timeouts: {stop: 1s}
 
 # Measures for real, but takes every measurement: these tests are about outcomes, records and processes,
 # and the machine that runs them may be too busy to time a server (tests/test_load_health.py is about that).
+# What was measured while a process stood still is measured again: within a window of half a second, a
+# pause of as long decides every percentile, and whether an open loop was delivered.
 TOLERANT_LOAD = """\
 from dataclasses import replace
+from statistics import median
 
 from pytest_autotune.load.http import HttpLoad
 
+PAUSE_S = 0.1  # between two tokens of a simulated server, which come every few milliseconds
+
+def disturbed(measurement):
+    gaps = [gap for sample in measurement.samples if sample.error is None for gap in sample.gaps_s]
+    paused = bool(gaps) and max(gaps) > max(PAUSE_S, 20 * median(gaps))
+    unsent = measurement.level.open_loop and not measurement.oversaturated and measurement.delivered < 0.98
+    return paused or unsent or not measurement.samples
+
 class Tolerant(HttpLoad):
     def run(self, target, level, workload, **keywords):
-        measurement = super().run(target, level, workload, **keywords)
+        for _ in range(3):
+            measurement = super().run(target, level, workload, **keywords)
+            if measurement.stopped or not disturbed(measurement):
+                break
         return replace(measurement, client=replace(measurement.client, saturated=None))
 
 def pytest_autotune_load_generator(suite):
@@ -63,7 +82,7 @@ class Project:
         path.write_text(text)
         return path
 
-    def run(self, *arguments: str, timeout: float = 240) -> pytest.RunResult:
+    def run(self, *arguments: str, timeout: float = 900) -> pytest.RunResult:
         plugins = ["-p", "no:cacheprovider", "-p", "tolerant_load"]
         return self.pytester.runpytest_subprocess(*plugins, *arguments, timeout=timeout)
 
@@ -88,8 +107,14 @@ def nothing_is_left_behind(tmp_path_factory):
     yield
     tagged = [process for process in psutil.process_iter() if _owned_below(process, os.getpid())]
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    left = [process for process in (*children, *tagged) if process.is_running() and process.status() != "zombie"]
-    assert not left
+    assert not [process for process in (*children, *tagged) if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != "zombie"
+    except psutil.NoSuchProcess:  # it has just been reaped
+        return False
 
 
 def _owned_below(process: psutil.Process, pid: int) -> bool:

@@ -23,7 +23,7 @@ def start(*arguments, **options):
     return subprocess.Popen(command, env=environment, **pipes)
 
 
-def load(*arguments, timeout=60, **options):
+def load(*arguments, timeout=300, **options):
     """Return exit status, output, and what was said on the side."""
     with start("load", *arguments, **options) as process:
         output, said = process.communicate(timeout=timeout)

@@ -24,7 +24,7 @@ class SimServer:
         self.log = log
         self.port = int(re.search(r"API server on http://.*:(\d+)", "".join(log))[1])
 
-    def connect(self, timeout=20):
+    def connect(self, timeout=60):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def get(self, path):
@@ -52,13 +52,13 @@ class SimServer:
         _, page = self.get("/metrics")
         return float(re.search(rf"^{re.escape(name)}\{{[^}}]*\}} (\S+)$", page.decode(), re.MULTILINE)[1])
 
-    def wait_metric(self, name, value, timeout=10):
+    def wait_metric(self, name, value, timeout=60):
         deadline = time.monotonic() + timeout
         while (seen := self.metric(name)) != value:
             assert time.monotonic() < deadline, f"{name} is {seen}, not {value}"
             time.sleep(0.01)
 
-    def exit_status(self, timeout=20):
+    def exit_status(self, timeout=60):
         output, _ = self.process.communicate(timeout=timeout)
         self.log.append(output)
         return self.process.returncode
@@ -79,7 +79,7 @@ def launch(*arguments):
 def sim_server(*arguments):
     """Yield a server that listens; it is killed in the end."""
     process = launch(*arguments)
-    watchdog = threading.Timer(60, process.kill)  # a server that hangs at start ends the log below
+    watchdog = threading.Timer(120, process.kill)  # a server that hangs at start ends the log below
     watchdog.start()
     try:
         log = []
@@ -92,7 +92,7 @@ def sim_server(*arguments):
     finally:
         watchdog.cancel()
         process.kill()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         process.stdout.close()  # not read to its end: a daemonised grandchild may hold the other side
 
 
@@ -100,7 +100,7 @@ def failed_start(*arguments):
     """Return exit status and output of a server that does not start."""
     process = launch(*arguments)
     try:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -75,10 +75,10 @@ def _serve(found, root):
     keeper = [sys.executable, Path(__file__).with_name("postgres_keeper.py"), found, root, json.dumps(identity)]
     # Away from the tests' own process tree, which they watch for leftovers.
     with subprocess.Popen(keeper, stdin=subprocess.PIPE, env=clean) as starting:
-        starting.wait(timeout=20)
+        starting.wait(timeout=60)
         _wait_for(root / ".s.PGSQL.5432", root / "server.log")
         yield root
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (root / "data" / "postmaster.pid").exists():
         assert time.monotonic() < deadline, (root / "server.log").read_text()
         time.sleep(0.02)
@@ -99,7 +99,7 @@ def _unprivileged_user():
 def _wait_for(socket, log):
     import psycopg
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             psycopg.connect(f"host={socket.parent} user=postgres dbname=postgres").close()

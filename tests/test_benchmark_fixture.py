@@ -55,7 +55,7 @@ def run(pytester, server):
         pytester.makeconftest(CONFTEST.replace("{url!r}", repr(server)))
         pytester.makepyfile(text)
         without = [] if other else ["-p", "no:benchmark"]
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *without, *arguments, timeout=120)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *without, *arguments, timeout=600)
 
     return run_pytest
 

@@ -50,14 +50,20 @@ class Scripted:
                 self.open.append(connection)
 
     @staticmethod
+    def some(connection):
+        if not (data := connection.recv(65536)):
+            raise ConnectionError("the client has given up")
+        return data
+
+    @staticmethod
     def read(connection):
         data = b""
         while b"\r\n\r\n" not in data:
-            data += connection.recv(65536)
+            data += Scripted.some(connection)
         head, _, body = data.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         while length and len(body) < int(length[1]):
-            body += connection.recv(65536)
+            body += Scripted.some(connection)
         return head.decode(), body
 
     def end(self):

@@ -81,13 +81,13 @@ def test_its_death_is_noticed_without_blocking(running, tmp_path, monkeypatch):
             time.sleep(0.02)
         process.kill()
         process.wait()
-        eventually(lambda: server.died() is not None, within_s=5)
+        eventually(lambda: server.died() is not None)
         assert str(server.died()) == f"crash: {url} accepts no connections: Connection refused"
 
 
 def test_a_host_that_swallows_packets_is_noticed_without_blocking(monkeypatch):
     monkeypatch.setattr(endpoint, "_REST_S", 0.0)
-    monkeypatch.setattr(endpoint, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(endpoint, "_CONNECT_S", 3.0)  # longer than a busy machine lets this process stand still
     with socket.socket() as full:  # a listener with a full queue drops what comes
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -105,9 +105,9 @@ def test_a_host_that_swallows_packets_is_noticed_without_blocking(monkeypatch):
             longest = max(longest, time.monotonic() - began)
             return problem
 
-        eventually(looked, within_s=10)
-        assert looked() == "no connection within 0.2 s"
-        assert longest < 0.15
+        eventually(looked)
+        assert looked() == "no connection within 3 s"
+        assert longest < 2.9
         watch.close()
         for filler in fillers:
             filler.close()

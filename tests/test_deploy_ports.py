@@ -52,7 +52,7 @@ def test_eight_processes_never_hold_the_same_port():
         held = [port for child in children for port in json.loads(child.stdout.readline())]
     finally:
         for child in children:
-            child.communicate(timeout=30)
+            child.communicate(timeout=120)
     assert len(held) == 24
     assert len(set(held)) == 24
 

@@ -58,7 +58,7 @@ def prepared(start):
 )
 def test_the_exit_status_is_told_at_once(start, code, status):
     with start(code=code, grace_s=30) as process:
-        assert process.wait(20)
+        assert process.wait(60)
         assert process.returncode == status
     assert process.guard_status == 0
     assert process.remarks == ()
@@ -69,7 +69,7 @@ def test_a_command_that_cannot_be_executed_is_told(mark, tmp_path):
         (tmp_path / "output").open("ab") as file,
         GuardedProcess(["no-such-server"], env=dict(os.environ), output=file.fileno(), grace_s=1) as process,
     ):
-        assert process.wait(20)
+        assert process.wait(60)
         assert process.failure == "no-such-server: No such file or directory"
 
 
@@ -77,7 +77,7 @@ def test_a_look_does_not_block_while_the_server_lives(start):
     with start(code="import time; time.sleep(600)") as process:
         began = time.monotonic()
         assert not process.wait(0)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5, "and not 600 s"
         assert process.returncode is None
 
 
@@ -106,7 +106,7 @@ def test_leaving_leaves_no_process(start, mark, behaviour):
 
 def test_daemons_die_with_a_server_that_ends_by_itself(start, mark):
     with start("exit-with-daemon", grace_s=0.2) as process:
-        assert process.wait(20)
+        assert process.wait(60)
         assert process.returncode == 3
         eventually(lambda: tagged(mark) == [])
 
@@ -152,7 +152,7 @@ def test_the_server_starts_with_default_signals_and_no_foreign_descriptors(start
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         with start(code=code) as process:
-            assert process.wait(20)
+            assert process.wait(60)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         signal.signal(signal.SIGINT, old)
@@ -198,7 +198,7 @@ def test_a_killed_guard_takes_the_server_along_and_leaves_no_daemons(start, mark
     with start("daemon", "ignore-term", grace_s=0.1) as process:
         prepared(start)
         os.kill(process.guard.pid, signal.SIGKILL)
-        assert process.wait(10)
+        assert process.wait(60)
         assert process.returncode is None
         assert process.guard_status == -signal.SIGKILL
     assert tagged(mark) == []
@@ -232,7 +232,7 @@ def test_a_signal_reaches_only_the_very_process(start):
         assert not _guard.send(alive._replace(start=alive.start - 1), signal.SIGKILL)
         assert not process.wait(0.2)
         assert _guard.send(alive, signal.SIGKILL)
-        assert process.wait(10)
+        assert process.wait(60)
 
 
 def test_a_process_name_with_brackets_is_read(tmp_path):

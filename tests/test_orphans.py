@@ -12,7 +12,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -76,7 +76,8 @@ class Scene:
     @contextmanager
     def started(self, *options, output="output.txt"):
         """A pytest process in a session of its own; whatever it leaves is killed at the end, but not forgiven."""
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "suites", "--autotune", *options]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tolerant_load", "-v"]
+        command += ["suites", "--autotune", *options]
         with (self.path / output).open("w") as file:
             process = subprocess.Popen(
                 command,
@@ -98,7 +99,7 @@ class Scene:
     def finish(self, *options):
         """Run to the end; return the exit status."""
         with self.started(*options) as process:
-            status = process.wait(timeout=120)
+            status = process.wait(timeout=300)
             self.assert_nothing_left()
         return status
 
@@ -129,25 +130,44 @@ class Scene:
             return connection.execute(sql).fetchall()
 
     def await_phase(self, phase, process, *, beyond):
-        """Return the attempt that has come to the phase, of those after the first `beyond` ones."""
+        """Return the attempt that has come to the phase, of those after the first `beyond` ones.
 
-        def reached():
-            assert process.poll() is None, self.explain(f"pytest ended before {phase!r}")
+        The process that runs it stands still until `strike`: however late this one is, it hits that phase.
+        """
+
+        def here():
             attempts = self.attempts()
             if phase == "second trial" and not any(attempt.state == "finished" for attempt in attempts):
                 return None
             wanted = "first batch" if phase == "second trial" else phase
-            here = (a for a in attempts[beyond:] if a.state == "running" and a.phase == wanted and self.servers())
-            attempt = next(here, None)
+            found = (a for a in attempts[beyond:] if a.state == "running" and a.phase == wanted)
+            attempt = next(found, None)
             if attempt is not None and phase == "stop" and not self.has_reported(f"{attempt.slot}::c2"):
                 return None
             return attempt
 
-        attempt = wait_for(reached, what=repr(phase), explain=self.explain)
-        servers = self.servers()
-        assert servers, self.explain(f"no server in {phase!r}")
-        self.ports |= set(servers.values())
-        return attempt
+        def reached():
+            assert process.poll() is None, self.explain(f"pytest ended before {phase!r}")
+            attempt = here()
+            if attempt is None or not (servers := self.servers()):
+                return None
+            owner = psutil.Process(parse_owner(attempt.owner).pid)
+            owner.suspend()
+            while owner.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.001)
+            if here() != attempt:  # it has got further meanwhile: another one will come to the phase
+                owner.resume()
+                return None
+            self.ports |= set(servers.values())
+            return attempt
+
+        return wait_for(reached, what=repr(phase), explain=self.explain)
+
+    def strike(self, attempt, process, signum):
+        """Send the signal to a process, and let the one that runs the attempt go on."""
+        process.send_signal(signum)
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(parse_owner(attempt.owner).pid).resume()
 
     def has_reported(self, item):
         """Whether pytest has said what came of the item; its trial's server is stopped next, when it was the last."""
@@ -157,8 +177,8 @@ class Scene:
         return (self.path / name).read_text()
 
     def assert_nothing_left(self):
-        """Within ten seconds no process is left, and nobody listens on the ports they had."""
-        wait_for(lambda: not self.processes(), seconds=10, what="the end of every process", explain=self.explain)
+        """Soon no process is left, and nobody listens on the ports they had."""
+        wait_for(lambda: not self.processes(), seconds=30, what="the end of every process", explain=self.explain)
         busy = {port: found for port in self.ports if (found := listeners(port))}
         assert not busy, self.explain(f"still listening: {busy}")
 
@@ -226,7 +246,7 @@ def _command(process):
         return ""
 
 
-def wait_for(condition, *, what, explain, seconds=60):
+def wait_for(condition, *, what, explain, seconds=120):
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, explain(f"{what} did not come within {seconds} s")
@@ -236,7 +256,7 @@ def wait_for(condition, *, what, explain, seconds=60):
 
 @pytest.fixture
 def scene(project, request):
-    return Scene(project, f"{os.getpid()}-{request.node.name}", trials=request.node.callspec.params.get("trials", 2))
+    return Scene(project, f"{os.getpid()}-{request.node.name}", trials=request.node.callspec.params.get("trials", 3))
 
 
 @pytest.mark.slow
@@ -246,8 +266,8 @@ def test_pytest_killed_in_every_phase_leaves_nothing_and_goes_on(scene, signum):
     for phase in PHASES:
         with scene.started("--junitxml=report.xml") as process:
             attempt = scene.await_phase(phase, process, beyond=len(scene.attempts()))
-            process.send_signal(signum)
-            status = process.wait(timeout=30)
+            scene.strike(attempt, process, signum)
+            status = process.wait(timeout=60)
             scene.said += f" {phase} (attempt {attempt.id})"
             scene.assert_nothing_left()
         scene.assert_consistent()
@@ -255,12 +275,12 @@ def test_pytest_killed_in_every_phase_leaves_nothing_and_goes_on(scene, signum):
         assert_hit(scene, phase, attempt, ended)
         assert_reported(scene, signum, status, ended)
     assert scene.finish() == 0, scene.explain("the last run")
-    assert scene.outcomes() == {"passed": 1, "deployed": 2, "compliant": 4}
+    assert scene.outcomes() == {"passed": 1, "deployed": 3, "compliant": 6}
     scene.assert_complete()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trials", [6])
+@pytest.mark.parametrize("trials", [7])
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
 def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scene, signum, trials):
     with scene.started("-n1", "--max-worker-restart=5", "--junitxml=report.xml") as process:
@@ -270,23 +290,23 @@ def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scen
             begun = len(scene.attempts())
             worker = psutil.Process(parse_owner(attempt.owner).pid)
             below = worker.children(recursive=True)
-            worker.send_signal(signum)
+            scene.strike(attempt, worker, signum)
             scene.said += f" {phase} (attempt {attempt.id})"
             # An interrupted worker has nothing to do any more, and is told to end with the run.
             ending = below if signum is signal.SIGINT else [worker, *below]
             wait_for(
                 lambda: not any(map(alive, ending)),  # noqa: B023 - called at once
-                seconds=10,
+                seconds=30,
                 what=f"the end of the worker and its server in {phase!r}",
                 explain=scene.explain,
             )
             scene.assert_consistent()
             (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
             assert_hit(scene, phase, attempt, ended)
-        status = process.wait(timeout=60)
+        status = process.wait(timeout=120)
         scene.assert_nothing_left()
     assert status == 1, scene.explain(f"status {status}")
-    # The sixth trial is the one that came to its end before the "second trial"; the items that follow
+    # The sixth trial came to its end before the "second trial", one is to spare for a phase that was missed; the items that follow
     # the one that was running are reported as lost, and the gate is not judged on what is left.
     outcomes = scene.outcomes()
     assert (outcomes["failed"], outcomes["skipped"]) == (5, 2 + 1 + 0 + 0 + 1 + 1), scene.explain(str(outcomes))
@@ -322,9 +342,9 @@ def assert_reported(scene, signum, status, ended, *, states=("running",)):
 def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
     with scene.started("-n2", "--junitxml=report.xml") as process:
         attempt = scene.await_phase("first batch", process, beyond=0)
-        process.send_signal(signum)
+        scene.strike(attempt, process, signum)
         scene.said += " first batch"
-        status = process.wait(timeout=10)
+        status = process.wait(timeout=60)
         scene.assert_nothing_left()
     scene.assert_consistent()
     (ended,) = [a for a in scene.attempts() if a.id == attempt.id]
@@ -341,10 +361,10 @@ def test_runs_killed_at_any_moment_come_to_the_same_end_as_one_run(scene, seed, 
     """SIGKILL after a random time, again and again, until a run gets to its end before."""
     moments = random.Random(seed)
     status, finished = None, {}
-    for _ in range(40):
+    for number in range(40):
         with scene.started() as process:
-            try:
-                status = process.wait(timeout=moments.uniform(0.3, 5))
+            try:  # longer and longer: a busy machine takes more than five seconds for a trial
+                status = process.wait(timeout=moments.uniform(0.3, 5 + number / 2))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -371,7 +391,7 @@ def test_two_runs_at_once_measure_each_trial_once(scene, trials):
     with scene.started() as first:
         wait_for(scene.attempts, what="a claim of the first run", explain=scene.explain)
         with scene.started(output="second.txt") as second:
-            assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0), scene.explain("both end green")
+            assert (first.wait(timeout=300), second.wait(timeout=300)) == (0, 0), scene.explain("both end green")
         scene.assert_nothing_left()
     scene.assert_complete()
     attempts = scene.attempts()

@@ -20,7 +20,7 @@ SUITES = [(path, text) for path in DOCUMENTS for text in blocks(path, "yaml") if
 
 def plan(directory, *arguments):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_every_link_leads_somewhere(path):
 def test_every_option_exists(pytester):
     known = pytester.runpytest_subprocess("--help").stdout.str().replace("--junit-xml", "--junit-xml, --junitxml")
     load = [sys.executable, "-m", "pytest_autotune", "load", "--help"]
-    known += subprocess.run(load, capture_output=True, text=True, check=True, timeout=60).stdout
+    known += subprocess.run(load, capture_output=True, text=True, check=True, timeout=600).stdout
     mentioned = {option for path in DOCUMENTS for option in re.findall(r"`(--[a-z-]+)", path.read_text())}
     mentioned |= {word.partition("=")[0] for arguments in PYTEST for word in arguments if word.startswith("--")}
     assert {"--autotune", "--autotune-fresh", "--autotune-store", "--autotune-junit"} <= mentioned

@@ -105,6 +105,34 @@ def test_a_signal_in_the_middle_of_generated_code_ends_a_run_like_any_other(proj
     assert project.run("suites", "--autotune", "-p", "no:hypothesispytest").ret == 2
 
 
+# As of the code that Python adds for itself, between two lines of a function.
+INTERRUPTED_WITHOUT_LINE = """\
+import os, signal
+
+def interrupt():
+    os.kill(os.getpid(), signal.{name})
+    return None
+
+code = interrupt.__code__
+units = len(code.co_code) // 2
+no_line = [0x80 | 15 << 3 | min(units - n, 8) - 1 for n in range(0, units, 8)]  # Objects/locations.md of CPython
+interrupt.__code__ = code.replace(co_linetable=bytes(no_line))
+
+def pytest_runtest_setup(item):
+    if item.name == "c1":
+        interrupt()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_code_that_has_no_line_ends_a_run_like_any_other(project, name):
+    project.suite()
+    project.pytester.makeconftest(INTERRUPTED_WITHOUT_LINE.format(name=name))
+    result = project.run("suites", "--autotune")
+    assert result.ret == 2, result.stdout.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
 UNLUCKY = """\
 import os, sys
 if not os.path.exists({path!r}):

@@ -193,7 +193,7 @@ def test_sigterm_is_ignored_from_the_start():
     process = launch("--fault", "ignore-sigterm", "slow-start=60s")
     try:
         assert "non-default args" in process.stdout.readline()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while signal.SIGTERM not in ignored_signals(process.pid):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -231,7 +231,7 @@ def test_grandchildren_leave_the_process_tree_and_ignore_sigterm():
                 assert os.getsid(pid) != os.getsid(server.process.pid)
             port = server.port
             server.process.terminate()
-            wait_for_end(server.process, 20)
+            wait_for_end(server.process, 60)
             assert all(psutil.pid_exists(pid) for pid in pids)
             with socket.socket() as other, pytest.raises(OSError, match="in use"):
                 other.bind(("127.0.0.1", port))
@@ -249,10 +249,11 @@ def test_spam_fills_the_log():
 
 
 def test_a_stall_holds_everything_up_once():
-    with sim_server("--fault", "stall=0s:600ms") as server:
+    # Three seconds, so that one that a busy machine takes before the first request, or for the second, is told from it.
+    with sim_server("--fault", "stall=0s:3s") as server:
         started = time.monotonic()
         assert ask(server)[0] == 200
-        assert time.monotonic() - started >= 0.3
+        assert time.monotonic() - started >= 0.5
         started = time.monotonic()
         assert ask(server)[0] == 200
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < 2.9

@@ -15,12 +15,20 @@ import pytest
 
 from tests.simserver import ROOT, events, failed_start, sim_server
 
+SLOW = ("--time-scale", "20")
 TEXT = "The quick brown fox jumps over the lazy dog"
 
 
 @pytest.fixture(scope="module")
 def server():
     with sim_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def slow_server():
+    """Two thousand tokens take half a minute: what happens to answers in progress has the time to happen."""
+    with sim_server(*SLOW) as server:
         yield server
 
 
@@ -245,7 +253,8 @@ def test_what_is_not_http_is_refused_after_what_came_before(server, junk):
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_a_client_that_disconnects_frees_its_memory(server, stream):
+def test_a_client_that_disconnects_frees_its_memory(slow_server, stream):
+    server = slow_server
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         body = {"model": "m", "prompt": [7] * 64, "max_tokens": 1900, "ignore_eos": True, "stream": stream, "n": 3}
         client.sendall(http_request("/v1/completions", body))
@@ -270,7 +279,7 @@ def test_many_streams_at_once_are_all_complete(server):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert results == [21] * 32
 
 
@@ -293,9 +302,10 @@ def test_tokens_arrive_at_the_pace_of_the_simulated_gpu():
     with sim_server(*arguments) as server:
         server.complete(prompt=[1] * 32, max_tokens=31, ignore_eos=True)
         _, page = server.get("/metrics")
-        total = float(page.decode().split("vllm:request_decode_time_seconds_sum")[1].split()[1])
+        total = float(page.decode().split("vllm:e2e_request_latency_seconds_sum")[1].split()[1])
     step = (2 * 7.5e9 / (300e9 * 0.8) + 1e-3) * 0.2
-    assert total >= 30 * step * 0.97  # never early; late only by what the machine delays the last token
+    # Never early. Not from the first token on: when the machine delays that one, the others catch up.
+    assert total >= 30 * step * 0.97
 
 
 def test_equal_seeds_give_equal_answers_and_another_seed_others():
@@ -319,7 +329,7 @@ def test_the_start_is_logged_like_a_real_servers():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_server_even_in_the_middle_of_answers(number):
-    with sim_server() as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+    with sim_server(*SLOW) as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         client.sendall(http_request("/v1/completions", {**COMPLETION, "max_tokens": 1900, "ignore_eos": True}))
         server.wait_metric("vllm:num_requests_running", 1)
         server.process.send_signal(number)

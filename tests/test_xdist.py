@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_a_lone_trial_on_more_workers_ends(project):
     assert result.parseoutcomes()["compliant"] == 2
 
 
-NO_SERVER = QUICK_SUITE.replace("fixed: {", "fixed: {fault: [never-ready], ").replace("stop: 1s", "stop: 1s, start: 1s")
+NO_SERVER = QUICK_SUITE.replace("fixed: {", "fixed: {fault: [never-ready], ").replace("stop: 1s", "stop: 1s, start: 3s")
 
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
@@ -128,7 +129,7 @@ def test_findings_stop_nothing(project):
 def test_last_failed_after_a_failed_gate_runs_everything_from_the_records(project):
     """The gate is no test that could be run alone, so `--lf` finds nothing to leave out."""
     project.suite(QUICK_SUITE.replace("ttft.p90: 40ms", "ttft.p90: 1us"))
-    run = project.pytester.runpytest_subprocess
+    run = partial(project.pytester.runpytest_subprocess, "-p", "tolerant_load")
     first = run("suites", "--autotune", "-n2", "-v")
     assert first.ret == 1
     again = run("suites", "--autotune", "-n2", "-v", "--lf")
