@@ -24,8 +24,8 @@ BROKEN = [  # what stands in load: {...}, and what is said about it
     ("concurrency: {search: [9, 5]}", "concurrency.search: [9, 5] ends below its start; write [5, 9]"),
     ("concurrency: {search: [1, 5], tolerence: 5%}", "concurrency.tolerence: unknown key (did you mean 'tolerance'?)"),
     (
-        "concurrency: {search: [1, 5], tolerance: 190%}",
-        "concurrency.tolerance: '190%' is no tolerance between 0.1% and 100%; write e.g. 5%",
+        "concurrency: {search: [1, 5], tolerance: 0.01%}",
+        "concurrency.tolerance: '0.01%' is no tolerance between 0.1% and 100%; write e.g. 5%",
     ),
     ("rate: {search: [0, 5]}", "rate.search[0]: 0 is not a rate; write a number above 0 (requests per second)"),
     ("rate: {search: [1, 5]}, skip: dominated", "skip: a search has no levels to skip; remove it"),

@@ -1,12 +1,22 @@
 """The search for the largest load that complies."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_autotune.capacity import Found, Incumbent, LoadSearch, Probe, brings_more_with_load, dominated, next_probe
+from pytest_autotune.capacity import (
+    Found,
+    Incumbent,
+    LoadSearch,
+    Probe,
+    brings_more_with_load,
+    dominated,
+    estimated,
+    next_probe,
+)
 from pytest_autotune.samples import Level
 from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Limit
@@ -204,9 +214,13 @@ def test_only_throughput_grows_with_load(objective, told):
     assert brings_more_with_load(objective) is told
 
 
-def judged(*batches):
+def judged_trial(*batches, aim=None):
     limits = (Limit("ttft.p90", 0.5), Limit("request_throughput", 5.0, floor=True))
-    return judge_trial(trial(1, *batches), limits=limits, objective=Aim()).batches
+    return judge_trial(trial(1, *batches), limits=limits, objective=aim or Aim())
+
+
+def judged(*batches):
+    return judged_trial(*batches).batches
 
 
 def at(load, ttft=0.1, requests_s=9.0):
@@ -234,3 +248,37 @@ def test_less_load_may_be_better_for_a_latency_and_bursts_are_no_scale():
     assert dominated(Level(4), judged(at(8)), Aim("minimize", "e2e.p90")) == ""
     assert dominated(Level(4, "burst"), judged(at(8)), Aim()) == ""
     assert dominated(Level(4, "rate"), judged(at(8)), Aim()) == ""
+
+
+@pytest.mark.parametrize(
+    ("aim", "batches", "to_beat", "told"),
+    [
+        (Aim(), [at(8, ttft=0.6)], 8.0, "concurrency=8 is no better than the best so far, and less load brings less"),
+        (Aim(), [at(8, ttft=0.6)], 7.9, ""),
+        (Aim(), [at(8, ttft=0.6)], None, ""),
+        (Aim(), [at(2, ttft=0.1)], 8.0, ""),
+        (Aim(), [replace(at(8, ttft=0.6), oversaturated="ttft grew")], 8.0, ""),
+        (Aim("minimize", "ttft.p90"), [at(8, ttft=0.6)], -0.1, ""),
+    ],
+    ids=["brings no more", "brings more", "first trial", "of a smaller load", "fell behind", "a latency"],
+)
+def test_below_a_load_that_brings_no_more_than_the_best_nothing_can_win(aim, batches, to_beat, told):
+    assert dominated(Level(4), judged(*batches), aim, to_beat) == told
+
+
+@pytest.mark.parametrize(
+    ("aim", "batches", "lowest", "told"),
+    [
+        (Aim(), [at(8, ttft=0.6)], 1, 8 / 1.2),
+        (Aim(), [at(16, ttft=2.0), at(8, ttft=0.6)], 1, 8 / 1.2),
+        (Aim(), [at(8, ttft=0.6)], 8, None),
+        (Aim(), [at(8, ttft=0.6)], None, None),
+        (Aim(), [at(8)], 1, None),
+        (Aim(), [replace(at(8, ttft=0.6), oversaturated="ttft grew")], 1, None),
+        (Aim("minimize", "ttft.p90"), [at(8, ttft=0.6)], 1, None),
+    ],
+    ids=["a fifth beyond", "the nearest", "carries nothing", "all loads", "complies", "fell behind", "a latency"],
+)
+def test_what_was_given_up_is_estimated_by_its_load_and_how_far_it_missed(aim, batches, lowest, told):
+    found = estimated(judged_trial(*batches, aim=aim), aim, None if lowest is None else Level(lowest))
+    assert found == (None if told is None else pytest.approx(told))

@@ -127,3 +127,20 @@ def test_a_configuration_that_is_measured_again_is_not_rejected_by_itself(projec
             "*compliant, worst of 3*",
         ]
     )
+
+
+def test_a_configuration_meets_the_best_first_and_what_cannot_beat_it_is_skipped(project):
+    # The first carries 16 requests, the second no more than 2: at 16 it brings less, whatever it would keep below.
+    levels = "[64, 32, 16, 8, 4, 2], skip: dominated"
+    suite = SUITE.replace("{search: [1, 64], tolerance: 25%}", levels).replace("[4, 2, 16]", "[16, 2]")
+    project.suite(suite)
+    result = project.run("suites", "--autotune", "-v", "-rs")
+    assert result.ret == 0
+    reason = "concurrency=16 is no better than the best so far, and less load brings less"
+    result.stdout.fnmatch_lines([f"SKIPPED*{reason}*"])
+    with project.store() as store:
+        first, second = store.trials_of_run(store.runs()[0].id)
+        assert [batch.level.value for batch in first.batches] == [64, 32, 16]
+        assert [batch.level.value for batch in second.batches] == [16]
+    again = project.run("suites", "--autotune", "-rs")
+    again.stdout.fnmatch_lines(["*0 servers started*", f"SKIPPED*{reason}*"])

@@ -13,6 +13,7 @@ from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Limit, Status
 from pytest_autotune.steadiness import Drift, Steadiness
 from pytest_autotune.suite import Suite
+from pytest_autotune.suite_file import load_suite
 from tests.make_records import batch, trial
 
 HEAD = """\
@@ -207,6 +208,19 @@ def test_an_over_saturated_trial_is_no_crash_to_the_search():
     behind = observe(trial(1, replace(fast, oversaturated="ttft grew")), suite)
     assert kept.constraints == {"e2e.p90": pytest.approx(math.log(0.2)), "crash": 0.0}
     assert (behind.value, behind.constraints) == (None, {"e2e.p90": 1.0, "crash": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("load", "value"),
+    [("{search: [1, 64]}", 6.0), ("[1, 8, 64], skip: dominated", 6.0), ("{search: [8, 64]}", None), ("[1, 8]", None)],
+)
+def test_what_was_given_up_is_told_with_what_it_would_bring_where_it_complies(tmp_path, load, value):
+    path = tmp_path / "chat.yaml"
+    path.write_text(f"{HEAD.replace('ttft.p90: 2s', 'e2e.p90: 5s')}load: {{concurrency: {load}}}\n")
+    told = observe(trial(1, batch(8, e2e__p90=7.5, output_throughput=9.0)), load_suite(path))
+    margin = math.log(1.5) if value is None else 0.0
+    assert told.value == value
+    assert told.constraints["e2e.p90"] == pytest.approx(margin)
 
 
 @pytest.mark.parametrize(
