@@ -46,6 +46,20 @@ def test_what_complies_has_its_value_and_what_does_not_has_none():
     assert found == by
 
 
+def test_a_search_in_which_nothing_complies_says_nothing():
+    assert worths(select([judged(1, {"tp": 2}, 300.0, ttft=0.5)]).ranking, Aim(), SPACE, {}) == {}
+
+
+def test_what_was_given_up_counts_by_its_estimate_and_never_for_more_than_the_best():
+    def given_up(number, configuration, throughput):
+        return judged(number, configuration, 0, batches=(batch(8, output_throughput=throughput, ttft__p90=0.3),))
+
+    best = judged(1, {"tp": 2}, 300.0)
+    ranking = select([best, given_up(2, {"tp": 1}, 300.0), given_up(3, {"tp": 4}, 900.0)]).ranking
+    found = worths(ranking, Aim(), SPACE, {})
+    assert [found[canonical({"tp": tp})] for tp in (2, 1, 4)] == pytest.approx([300.0, 200.0, 300.0])
+
+
 @pytest.mark.parametrize(
     ("aim", "values", "expected"),
     [
