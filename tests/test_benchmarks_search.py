@@ -10,7 +10,7 @@ import pytest
 from benchmarks.replay.landscape import e2e_s, read
 from benchmarks.replay.simulated import TRAFFICS
 from benchmarks.replay.world import beyond
-from benchmarks.search import SHARES, STRATEGIES, Case, run
+from benchmarks.search import SHARES, STRATEGIES, WINDOW, Case, run
 from benchmarks.search_simulated import first_success
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.space import Choice, Space
@@ -60,8 +60,8 @@ def test_the_grid_deploys_everything_once_and_its_load_time_is_exact(landscape, 
     assert found.found
     assert not found.wrong
     assert found.all_deployments == 6
-    # Windows of four typical answers and a warm-up of one, rounded to milliseconds, at two levels.
-    assert found.all_load_s == pytest.approx(6 * 2 * 5 * sum(tail) / 2, abs=0.02)
+    # Windows of so many typical answers and a warm-up of one, rounded to milliseconds, at two levels.
+    assert found.all_load_s == pytest.approx(6 * 2 * (WINDOW + 1) * sum(tail) / 2, abs=0.02)
 
 
 def test_no_strategy_deploys_a_configuration_twice(outcomes):
