@@ -121,7 +121,8 @@ class Run:
         self._resources.close()
 
     def engine(self, suite: Suite) -> Engine:
-        """Return the suite's engine, from a plugin or built in; raise `SuiteError` for an unknown name."""
+        """Return the suite's engine, from a plugin or built in; raise `SuiteError` for an unknown or unfinished one."""
+        from pytest_autotune.engines.engine import lacking
         from pytest_autotune.engines.registry import BUILTIN, builtin
 
         engine: Engine | None = self.config.hook.pytest_autotune_engine(name=suite.engine) or builtin(suite.engine)
@@ -129,6 +130,9 @@ class Run:
             known = ", ".join(BUILTIN)
             hint = nearest(suite.engine, BUILTIN)
             raise suite.error(f"{suite.engine!r} is unknown{hint}; there are {known}", "engine")
+        if missing := ", ".join(lacking(engine)):
+            problem = f"{suite.engine!r} of a plugin lacks {missing}; see pytest_autotune.engines.engine.Engine"
+            raise suite.error(problem, "engine")
         return engine
 
     def plan(self, path: Path, *, nodeid: str) -> Plan:

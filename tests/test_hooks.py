@@ -58,3 +58,24 @@ def test_every_hook_is_in_the_table_of_the_documentation_with_its_arguments():
         arguments = ", ".join(inspect.signature(hook).parameters)
         assert f"| `{name}({arguments})` |" in documented
         assert f"def {name}({arguments}):" in PLUGIN
+
+
+def test_an_engine_that_lacks_a_part_of_the_contract_is_refused_with_its_name(project):
+    project.pytester.makeconftest(
+        "from pytest_autotune.engines.sim.engine import SimEngine\n\n"
+        "class Old:\n"
+        "    def __init__(self):\n"
+        "        self._engine = SimEngine()\n\n"
+        "    def __getattr__(self, name):\n"
+        "        if name in ('served', 'layout'):\n"
+        "            raise AttributeError(name)\n"
+        "        return getattr(self._engine, name)\n\n"
+        "def pytest_autotune_engine(name):\n"
+        "    return Old() if name == 'old' else None\n"
+    )
+    suite = project.suite()
+    suite.write_text(suite.read_text().replace("engine: sim", "engine: old"))
+    result = project.run("suites", "--autotune")
+    assert result.ret != 0
+    told = "engine: 'old' of a plugin lacks served, layout; see pytest_autotune.engines.engine.Engine"
+    result.stdout.fnmatch_lines([f"*quick.yaml:2: {told}*"])

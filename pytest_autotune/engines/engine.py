@@ -151,3 +151,9 @@ class Engine(Protocol):
 
     def effective(self, log: str) -> Mapping[str, Value]:
         """Read back from the log the settings that the server says it runs with; empty when it does not say."""
+
+
+def lacking(engine: object) -> tuple[str, ...]:
+    """Return what of the contract an object does not have, by name."""
+    methods = (name for name, value in vars(Engine).items() if callable(value) and not name.startswith("_"))
+    return tuple(name for name in (*Engine.__annotations__, *methods) if not hasattr(engine, name))
