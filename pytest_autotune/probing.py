@@ -117,25 +117,26 @@ def level_to_beat(trial: LiveTrial) -> Level | None:
     """
     if value_to_beat(trial) is None:
         return None
-    suite, best = trial.plan.suite, _best_before(trial)
+    best = _best_before(trial)
     if best is None or best.level is None:
         return None
-    load = best.level.value
-    if per_gpu(suite.objective) and best.trial.gpus:
-        load *= trial.gpus / best.trial.gpus
+    load = best.level.value * _share_owed(trial, best)
     alike = [level for level in trial.plan.levels if level.shape == best.level.shape]
     return min(alike, key=lambda level: abs(math.log(level.value / load)), default=None)
 
 
 def _incumbent(trial: LiveTrial) -> Incumbent | None:
     """Return the best trial that was finished when this one began, at the load that this one's GPUs owe for it."""
-    suite, best = trial.plan.suite, _best_before(trial)
+    best = _best_before(trial)
     if best is None or best.capacity is None:
         return None
-    load = best.capacity.value
-    if per_gpu(suite.objective) and best.trial.gpus:
-        load *= trial.gpus / best.trial.gpus
-    return Incumbent(load, value_to_beat(trial))
+    return Incumbent(best.capacity.value * _share_owed(trial, best), value_to_beat(trial))
+
+
+def _share_owed(trial: LiveTrial, best: JudgedTrial) -> float:
+    """Return what the GPUs of a trial owe of the load of the best: as much for each, where that is what counts."""
+    counted = per_gpu(trial.plan.suite.objective) and best.trial.gpus
+    return trial.gpus / best.trial.gpus if counted else 1.0
 
 
 def _best_before(trial: LiveTrial) -> JudgedTrial | None:
