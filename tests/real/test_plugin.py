@@ -34,9 +34,11 @@ def test_the_shipped_suite_is_tuned_and_its_export_starts_a_server_that_answers(
     result = project.run("suites", "--autotune", "-v", timeout=900)
     assert result.ret == 0
     outcomes = result.parseoutcomes()
-    assert outcomes["deployed"] >= 3
+    assert outcomes["deployed"] == 4
     assert outcomes["infeasible"] >= 1
-    assert outcomes["compliant"] >= 1  # how many keep half a second is the machine's affair
+    # Every batch of four servers is measured; how many of them keep half a second is the machine's affair.
+    assert outcomes["compliant"] + outcomes.get("violating", 0) == 8
+    assert outcomes["compliant"] >= 1
     with project.store() as store:
         (run,) = store.runs()
         trials = {trial.slot: trial for trial in store.trials_of_run(run.id)}
