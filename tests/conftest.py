@@ -1,7 +1,10 @@
 """Shared by all tests."""
 
+import fcntl
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # numpy, which comes with optuna, cannot be imported twice in a process, and in-process pytester
@@ -19,6 +22,30 @@ __all__ = ["executable", "scripted", "serve"]  # fixtures
 # A busy machine is no counterexample: neither a slow example nor slow drawing of examples fails a test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """With ``pytest -n``, a test that is marked ``alone`` has the machine to itself: it measures by the clock."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with _turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _turn(*, alone: bool) -> Iterator[None]:
+    """A readers-writer lock of all test processes on this checkout; fair, as all of them pass the turnstile in turn."""
+    here = Path(__file__)
+    with here.open() as hall, here.with_name("__init__.py").open() as turnstile:
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+        fcntl.flock(hall, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(hall, fcntl.LOCK_UN)
+
 
 QUICK_SUITE = """\
 name: quick

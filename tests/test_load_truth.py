@@ -23,7 +23,10 @@ from pytest_autotune.samples import Level
 from pytest_autotune.statistics import measured, summarise
 from tests.load_servers import in_peace
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server"),
+]
 
 
 def run(server, concurrency, *, died=lambda: None, on_progress=lambda _: None, api="completions", **changes):

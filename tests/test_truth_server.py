@@ -13,7 +13,10 @@ import pytest
 
 from tests.load_servers import in_peace
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not there to build the truth server"),
+]
 
 
 def post(server, path, body, **headers):

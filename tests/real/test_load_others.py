@@ -32,6 +32,8 @@ MINUTE = replace(WORKLOAD, duration_s=60.0, warmup_s=0.0)
 
 
 pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.xdist_group("real"),
     pytest.mark.real_engine,
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="the truth server is written in C"),

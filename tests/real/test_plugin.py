@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 PYTHON = os.environ.get("PYTEST_AUTOTUNE_VLLM_PYTHON", "")
 
 pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.xdist_group("real"),
     pytest.mark.real_engine,
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="set PYTEST_AUTOTUNE_VLLM_PYTHON to a Python that has vLLM"),

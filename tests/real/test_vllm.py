@@ -38,6 +38,8 @@ PAIRS, ATTEMPTS = 5, 12
 LAG_S = 0.02  # woken later than this once in a hundred times, a client cannot tell milliseconds
 
 pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.xdist_group("real"),
     pytest.mark.real_engine,
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="set PYTEST_AUTOTUNE_VLLM_PYTHON to a Python that has vLLM"),
