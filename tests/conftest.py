@@ -26,7 +26,7 @@ settings.load_profile("tests")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """With ``pytest -n``, a test that is marked ``alone`` has the machine to itself: it measures by the clock."""
+    """With ``pytest -n``, a test that is marked ``alone`` has the machine to itself."""
     if not hasattr(item.config, "workerinput"):
         return (yield)
     with _turn(alone=item.get_closest_marker("alone") is not None):
