@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_autotune.choosing import how_it_ended
@@ -87,8 +87,8 @@ def test_dominance_is_reflexive_where_every_value_is_known(configuration):
 @given(CONFIGURATIONS, CONFIGURATIONS, CONFIGURATIONS)
 @example({"seqs": 300}, {}, {"seqs": 200})
 def test_dominance_is_transitive(first, second, third):
-    assume(no_less(first, second) and no_less(second, third))
-    assert no_less(first, third)
+    # No assumption: most draws are in no order, and Hypothesis gives a test up that refuses them. Chains follow below.
+    assert no_less(first, third) or not (no_less(first, second) and no_less(second, third))
 
 
 CHAINS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 2)), min_size=3, max_size=3)
