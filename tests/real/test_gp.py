@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("PYTEST_AUTOTUNE_VLLM_PYTHON", "")
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.xdist_group("real"),
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="set PYTEST_AUTOTUNE_VLLM_PYTHON to a Python that has torch and optuna"),

@@ -38,7 +38,6 @@ PAIRS, ATTEMPTS = 5, 12
 LAG_S = 0.02  # woken later than this once in a hundred times, a client cannot tell milliseconds
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.xdist_group("real"),
     pytest.mark.real_engine,
     pytest.mark.slow,
@@ -151,6 +150,7 @@ def test_an_impossible_configuration_is_infeasible(launch):
     assert "max_num_batched_tokens (4) must be greater than or equal to max_num_seqs (8)" in raised.value.reason
 
 
+@pytest.mark.alone
 def test_our_load_generator_agrees_with_vllms_own(server, model, tmp_path):
     """Mean TTFT and TPOT within 10 % or 3 ms: medians of interleaved runs, since a machine drifts.
 
