@@ -66,7 +66,9 @@ def pytest_autotune_load_generator(suite):
     return Instant()
 """
 REPETITIONS = 3
-LOOP_S = 0.055  # what `slowness` times at its best on a core of the AMD EPYC that the limits were set on (CPython 3.11)
+LOOP_S = (
+    0.055  # of the loop in `slowness`, at its best on a core of an AMD EPYC with CPython 3.11: the limits are for that
+)
 LOOPS = 10
 AGAIN = 6  # times that a figure beyond its limit is measured once more
 
@@ -163,6 +165,7 @@ def least(measure: Callable[[], float], limit: float) -> float:
 
 def main() -> int:
     """Print each figure with its limit."""
+    print(f"times as on a core that adds up a million squares in {1000 * LOOP_S:.0f} ms", flush=True)
     peaks = []
 
     def collecting() -> float:

@@ -105,7 +105,7 @@ def _output(samples: Sequence[Sample], edges: Column) -> Column:
 
 
 def _arrivals(samples: Sequence[Sample], firsts: Column) -> tuple[Column, NDArray[np.int64]]:
-    """Return when each token of some requests arrived, one request after the other, and how many each has."""
+    """Return when all tokens arrived (seconds of the window), one request after the other, and how many each has."""
     sizes = np.fromiter((len(sample.gaps_s) + 1 for sample in samples), dtype=np.int64)
     moments = np.empty(int(sizes.sum()))
     end = 0
