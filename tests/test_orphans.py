@@ -76,6 +76,7 @@ class Scene:
         self.tag = tag
         self.database = self.path / ".autotune" / "results.db"
         self.ports: set[int] = set()
+        self.halted: list[psutil.Process] = []
         self.said = ""  # what was killed so far, for messages
         self.trials = trials
         sequences = [16 + i for i in range(trials)]
@@ -140,7 +141,8 @@ class Scene:
     def await_phase(self, phase, process, *, beyond):
         """Return the attempt that has come to the phase, of those after the first `beyond` ones.
 
-        The process that runs it stands still until `strike`: however late this one is, it hits that phase.
+        The process that runs it and its children, among them the server's guard, stand still until `strike`: however
+        late this one is, it hits that phase.
         """
 
         def here():
@@ -161,22 +163,35 @@ class Scene:
                 return None
             # At once in the other phases: to look for the servers takes longer than a batch on a busy machine.
             owner = psutil.Process(parse_owner(attempt.owner).pid)
-            owner.suspend()
-            while owner.status() != psutil.STATUS_STOPPED:
-                time.sleep(0.001)
+            self.halt(owner)
+            for child in owner.children():
+                self.halt(child)
             if here() != attempt or not (servers := self.servers()):
-                owner.resume()  # it has got further meanwhile: another one will come to the phase
+                self.resume()  # it has got further meanwhile: another one will come to the phase
                 return None
             self.ports |= set(servers.values())
             return attempt
 
         return wait_for(reached, what=repr(phase), explain=self.explain)
 
-    def strike(self, attempt, process, signum):
-        """Send the signal to a process, and let the one that runs the attempt go on."""
+    def strike(self, process, signum):
+        """Send the signal to a process, and let those that stand still go on."""
         process.send_signal(signum)
+        self.resume()
+
+    def halt(self, process):
+        """Stop a process, and return when it stands still, or is gone."""
         with suppress(psutil.NoSuchProcess):
-            psutil.Process(parse_owner(attempt.owner).pid).resume()
+            process.suspend()
+            self.halted.append(process)
+            while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                time.sleep(0.001)
+
+    def resume(self):
+        """Let every process that stands still go on."""
+        while self.halted:
+            with suppress(psutil.NoSuchProcess):
+                self.halted.pop().resume()
 
     def has_reported(self, item):
         """Whether pytest has said what came of the item; its trial's server is stopped next, when it was the last."""
@@ -275,7 +290,7 @@ def test_pytest_killed_in_every_phase_leaves_nothing_and_goes_on(scene, signum):
     for phase in PHASES:
         with scene.started("--junitxml=report.xml") as process:
             attempt = scene.await_phase(phase, process, beyond=len(scene.attempts()))
-            scene.strike(attempt, process, signum)
+            scene.strike(process, signum)
             status = process.wait(timeout=60)
             scene.said += f" {phase} (attempt {attempt.id})"
             scene.assert_nothing_left()
@@ -299,7 +314,7 @@ def test_a_worker_killed_in_every_phase_loses_its_trial_and_the_run_goes_on(scen
             begun = len(scene.attempts())
             worker = psutil.Process(parse_owner(attempt.owner).pid)
             below = worker.children(recursive=True)
-            scene.strike(attempt, worker, signum)
+            scene.strike(worker, signum)
             scene.said += f" {phase} (attempt {attempt.id})"
             # An interrupted worker has nothing to do any more, and is told to end with the run.
             ending = below if signum is signal.SIGINT else [worker, *below]
@@ -356,7 +371,7 @@ def assert_reported(scene, signum, status, ended, *, states=("running",)):
 def test_the_controller_killed_takes_its_workers_along(scene, signum, trials):
     with scene.started("-n2", "--junitxml=report.xml") as process:
         attempt = scene.await_phase("first batch", process, beyond=0)
-        scene.strike(attempt, process, signum)
+        scene.strike(process, signum)
         scene.said += " first batch"
         status = process.wait(timeout=60)
         scene.assert_nothing_left()
