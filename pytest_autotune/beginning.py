@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.expectation import everything, expectations, likeliest
@@ -118,8 +119,9 @@ def _measured_lengths(ranking: Iterable[JudgedTrial]) -> tuple[float, float]:
 def _searches(plan: Plan, store: Store) -> Iterator[tuple[float, tuple[JudgedTrial, ...]]]:
     """Yield the rankings of other searches with the same engine, model and hardware, each with its weight.
 
-    By this suite's own standards; by its own limits, and with less weight, where nothing keeps these: a search of the
-    largest load measures near its own limits only. With another objective it then says nothing.
+    By this suite's own standards, where anything keeps its limits; and, with less weight, by the search's own limits,
+    as its loads were chosen to be near those. With another objective it then says nothing. What was measured
+    decides, however sure it is: this is an order to try things in, and no verdict.
     """
     suite = plan.suite
     wanted = {"engine": suite.engine, "model": suite.model, "hardware": fingerprint()}
@@ -130,27 +132,32 @@ def _searches(plan: Plan, store: Store) -> Iterator[tuple[float, tuple[JudgedTri
         ranking = _ranked((_completed(trial, suite, store) for trial in trials), suite.slo, suite)
         if any(one.eligible for one in ranking):
             yield 1.0, ranking
-        elif other.document["objective"] == suite.objective.model_dump(mode="json"):
+        if other.document["objective"] == suite.objective.model_dump(mode="json"):
             limits = tuple(Limit(**each) for each in other.document["slo"])
             yield OTHER_LIMITS, _ranked((priced(trial, suite.hourly) for trial in trials), limits, suite)
 
 
 def _ranked(trials: Iterable[TrialRecord], limits: Sequence[Limit], suite: Suite) -> tuple[JudgedTrial, ...]:
     judged = (
-        judge_trial(trial, limits=limits, objective=suite.objective, steepness=suite.steepness) for trial in trials
+        judge_trial(_unruled(trial), limits=limits, objective=suite.objective, steepness=suite.steepness)
+        for trial in trials
     )
     return select(judged).ranking
+
+
+def _unruled(trial: TrialRecord) -> TrialRecord:
+    return replace(trial, batches=tuple(replace(batch, rulings={}) for batch in trial.batches))
 
 
 def _completed(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
     """Return a trial with the metrics that the suite's limits and objective need: anew where it lacks one.
 
-    Goodput and verdicts by a sequential test depend on the limits, so those that are stored are another suite's.
+    Goodput depends on the limits, so the one that is stored is another suite's.
     """
     trial = priced(trial, suite.hourly)
     if trial.status is Status.INFEASIBLE:
         return trial
     needed = {suite.objective.metric, *(limit.metric for limit in suite.slo)}
     lacking = any(batch.status == "measured" and not needed <= batch.metrics.keys() for batch in trial.batches)
-    anew = lacking or suite.confidence is not None or any(metric.startswith("goodput") for metric in needed)
+    anew = lacking or any(metric.startswith("goodput") for metric in needed)
     return priced(restate(trial, suite, store), suite.hourly) if anew else trial

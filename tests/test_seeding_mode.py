@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytest_autotune.slo import Status
 from tests.test_seeding import suite_of
 
 
@@ -123,6 +124,18 @@ def test_a_search_in_which_nothing_keeps_our_limits_counts_by_its_own(project, o
     project.suite(f"{suite}objective: {objective}\n")
     project.run("suites/quick.yaml", "--autotune")
     assert (tried(project)["trial-000"] == {"max-num-seqs": 48}) is counts
+
+
+def test_what_was_measured_counts_though_no_verdict_on_it_is_sure(project):
+    unsure = ("ttft.p90: 30s", "ttft.p99.9: 30s, confidence: 99.9%")  # which takes some 7000 requests
+    project.suite(OTHER.replace(*unsure).replace("trials: 6", "trials: 1"), "other.yaml")
+    assert project.run("suites/other.yaml", "--autotune").ret != 0
+    with project.store() as store:
+        (found,) = (trial for study in store.studies() for trial in store.history(study.study))
+    assert found.status is Status.INCONCLUSIVE
+    project.suite(suite_of("defaults: false").replace(*unsure).replace("trials: 6", "trials: 1"))
+    project.run("suites/quick.yaml", "--autotune")
+    assert tried(project)["trial-000"] == {"max-num-seqs": 48}
 
 
 PRIOR = """\
