@@ -272,7 +272,7 @@ def misses(case: Case, best: JudgedTrial) -> bool:
     if setting is None or best.level is None or best.level.concurrency is None:
         return True
     limit_s, concurrency = case.landscape.tpot_limit_s(case.share), best.level.concurrency
-    point = setting.at(concurrency) or beyond(setting, concurrency, limit_s)
+    point = setting.at(concurrency) or beyond(setting, concurrency)
     return point.tpot_s > limit_s
 
 

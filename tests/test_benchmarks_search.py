@@ -78,9 +78,10 @@ def test_ours_loads_no_more_than_a_list_of_two_levels(landscape, outcomes):
 def test_what_was_not_measured_wins_nothing(landscape):
     setting = next(one for one in landscape.settings if one.gpus == 8)
     low, high = min(setting.points), max(setting.points)
-    limit_s = 2 * max(point.tpot_s for point in setting.points.values())
-    assert beyond(setting, low - 1, limit_s) == setting.points[low]
-    assert beyond(setting, high + 1, limit_s).tpot_s > limit_s
+    assert beyond(setting, low - 1) == setting.points[low]
+    full, more = setting.points[high], beyond(setting, 3 * high)
+    assert more.tpot_s > full.tpot_s
+    assert 3 * high / e2e_s(more, 64) == pytest.approx(high / e2e_s(full, 64))  # the same throughput
 
 
 def test_a_simulated_landscape_crashes_where_the_engines_own_plan_does():

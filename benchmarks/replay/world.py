@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 START_S = 180.0  # of every server, on the simulated clock: a large model from a warm disk
-TOO_SLOW = 2.0  # times the limit, above the largest load that was measured
 METRIC = "tpot.mean"  # that the limit is on
 REQUEST_SPREAD = 0.10  # standard deviation of the logarithm of one request's latencies
 BATCH_SPREAD = (0.005, 0.02)  # of a whole batch: what repeats on one server differ by, as a standard deviation
@@ -137,7 +136,6 @@ class ReplayLoad:
     def __init__(self, suite: Suite) -> None:
         self._landscape = landscape_of(suite)
         self._noise = suite.fixed["noise"]
-        (self._limit_s,) = (limit.bound for limit in suite.slo if limit.metric == METRIC)
 
     def run(
         self,
@@ -154,7 +152,7 @@ class ReplayLoad:
         assert setting is not None, "the deployer refuses what was not measured"
         if level.concurrency is None:
             raise BenchmarkError(f"{level} is no closed loop")
-        point = setting.at(level.concurrency) or beyond(setting, level.concurrency, self._limit_s)
+        point = setting.at(level.concurrency) or beyond(setting, level.concurrency)
         identity = f"{self._noise} {target.url} {level} {workload.seed}"
         chance = np.random.default_rng(int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]))
         samples = self._requests(chance, level.concurrency, point.ttft_s, point.tpot_s, workload)
@@ -204,15 +202,18 @@ def _window(
     return Measurement(level, kept, window_s, early, _CLIENT, {}, stopped=stopped)
 
 
-def beyond(setting: Setting, concurrency: int, limit_s: float) -> Point:
-    """Return what stands for a load that was not measured: below, the least one's latencies; above, too slow ones.
+def beyond(setting: Setting, concurrency: int) -> Point:
+    """Return what stands for a load that was not measured: below, the least one's latencies; above, a full server's.
 
-    So no search finds anything where nothing is known: `Setting.at` has no value there.
+    More streams then only wait longer, and the throughput stays what the largest load had: no search finds anything
+    where nothing is known, and none sees a throughput fall under more load, which no server's does.
     """
     levels = list(setting.points)
     if concurrency < levels[0]:
         return setting.points[levels[0]]
-    return Point(setting.points[levels[-1]].ttft_s, TOO_SLOW * limit_s)
+    last = setting.points[levels[-1]]
+    longer = concurrency / levels[-1]
+    return Point(last.ttft_s * longer, last.tpot_s * longer)
 
 
 def layout_of(setting: Setting) -> Layout:
