@@ -62,10 +62,10 @@ LEAST = 30  # requests
 SURE = 2.0  # times the evidence is asked for to end a batch: the design effect is an estimate
 _NEARBY = 90.0  # percentile that stands in for higher ones when the design effect is looked for
 
-# Shares of misses beyond the limit that are averaged over, relative to the one that is allowed. A quarter
-# of the weight is on a server without misses, which should be recognised soonest.
+# Shares of misses beyond the limit that are averaged over, relative to the one that is allowed. Half of
+# the weight is on a server without misses, which should be recognised soonest.
 _FEWER = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-_FEWER_WEIGHTS = np.array([0.25, *[0.75 / 11] * 11])
+_FEWER_WEIGHTS = np.array([0.5, *[0.5 / 11] * 11])
 _MORE = np.geomspace(1.1, 20.0, 12)
 _TIGHTEST = 300  # requests
 _RHO2 = (-2 * math.log(0.05) + math.log(-2 * math.log(0.05)) + 1) / _TIGHTEST  # for 95 %, twice as sure
