@@ -83,14 +83,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description="Searches on measured landscapes.")
     parser.add_argument("--silicon", type=Path, required=True, metavar="FILE", help="CSV of measured points")
     parser.add_argument("--quick", action="store_true", help="every fifth landscape, one limit, one seed")
-    parser.add_argument("--all", action="store_true", help="all landscapes (default: every other one)")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     asked = parser.parse_args()
     out = Printer(markdown=asked.markdown)
     out.note(machine())
     every = read(asked.silicon.resolve())
-    chosen = every[::5] if asked.quick else every if asked.all else every[::2]
+    chosen = every[::5] if asked.quick else every
     shares, seeds = (SHARES[1:2], 1) if asked.quick else (SHARES, asked.seeds)
     outcomes = run(asked.silicon.resolve(), chosen, shares, seeds)
     report(out, outcomes, f"{len(chosen)} of {len(every)} landscapes, {len(shares)} limits, {seeds} seeds.")
