@@ -18,7 +18,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -28,6 +28,7 @@ from benchmarks.load import machine
 from benchmarks.replay.landscape import e2e_s, read
 from benchmarks.replay.world import METRIC, beyond
 from benchmarks.tables import Printer
+from pytest_autotune.recorded import unruled
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.store import Store
 from pytest_autotune.suite_file import load_suite
@@ -219,8 +220,7 @@ def outcome(case: Case, trials: Sequence[TrialRecord], path: Path) -> Outcome:
     limit_s = landscape.tpot_limit_s(case.share)
     ordered = sorted(trials, key=lambda trial: trial.id)
     judged = [judge_trial(trial, limits=rules.slo, objective=rules.objective) for trial in ordered]
-    plain = [replace(one, batches=tuple(replace(batch, rulings={}) for batch in one.batches)) for one in ordered]
-    measured = [judge_trial(trial, limits=rules.slo, objective=rules.objective) for trial in plain]
+    measured = [judge_trial(unruled(trial), limits=rules.slo, objective=rules.objective) for trial in ordered]
     loads_s = [load_s(trial, rules.load.warmup_s) for trial in ordered]
     until = until_close(case, measured)
     best = select(judged).best

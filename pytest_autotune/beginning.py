@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.expectation import everything, expectations, likeliest
@@ -12,7 +11,7 @@ from pytest_autotune.hardware import fingerprint
 from pytest_autotune.load.lengths import mean_length
 from pytest_autotune.modelling import modelled
 from pytest_autotune.pricing import priced
-from pytest_autotune.recorded import restate
+from pytest_autotune.recorded import restate, unruled
 from pytest_autotune.seeding import distinct, fits, proposed, without
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.slo import Limit, Status
@@ -139,14 +138,10 @@ def _searches(plan: Plan, store: Store) -> Iterator[tuple[float, tuple[JudgedTri
 
 def _ranked(trials: Iterable[TrialRecord], limits: Sequence[Limit], suite: Suite) -> tuple[JudgedTrial, ...]:
     judged = (
-        judge_trial(_unruled(trial), limits=limits, objective=suite.objective, steepness=suite.steepness)
+        judge_trial(unruled(trial), limits=limits, objective=suite.objective, steepness=suite.steepness)
         for trial in trials
     )
     return select(judged).ranking
-
-
-def _unruled(trial: TrialRecord) -> TrialRecord:
-    return replace(trial, batches=tuple(replace(batch, rulings={}) for batch in trial.batches))
 
 
 def _completed(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:

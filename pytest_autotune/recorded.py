@@ -72,6 +72,11 @@ def restate(trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
     return replace(trial, batches=tuple(_restated(batch, trial, suite, store) for batch in trial.batches))
 
 
+def unruled(trial: TrialRecord) -> TrialRecord:
+    """Return a recorded trial without rulings of sequential tests: what was measured decides, however sure it is."""
+    return replace(trial, batches=tuple(replace(batch, rulings={}) for batch in trial.batches))
+
+
 def under(tier: Tier, trial: TrialRecord, suite: Suite, store: Store) -> TrialRecord:
     """Return a recorded trial as the limits of a tier see it: its goodput counts them, and its rulings are on them.
 
