@@ -206,7 +206,7 @@ def beyond(setting: Setting, concurrency: int) -> Point:
     """Return what stands for a load that was not measured: below, the least one's latencies; above, a full server's.
 
     More streams then only wait longer, and the throughput stays what the largest load had: no search finds anything
-    where nothing is known, and none sees a throughput fall under more load, which no server's does.
+    better where nothing is known, and none sees the throughput fall under more load, which would be of our making.
     """
     levels = list(setting.points)
     if concurrency < levels[0]:
