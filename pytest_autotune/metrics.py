@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pytest_autotune.spelling import closest
 
@@ -51,6 +52,14 @@ def is_extra(name: str) -> bool:
     """Say whether a batch has a metric only when it is asked for: a percentile beyond the usual ones."""
     family, _, statistic = name.partition(".")
     return family in TIMES and statistic not in STATISTICS
+
+
+def worse_when(name: str) -> Literal["larger", "smaller"] | None:
+    """Say in which direction a metric gets worse; None when that depends: counts and requests in flight."""
+    family = name.partition(".")[0]
+    if family in TIMES or family in COSTS or family == "error_rate":
+        return "larger"
+    return "smaller" if family.removesuffix(PER_GPU) in RATES or family == "delivered" else None
 
 
 def _allowed() -> str:

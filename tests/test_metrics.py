@@ -16,6 +16,7 @@ from pytest_autotune.metrics import (
     STATISTICS,
     TIMES,
     parse_metric,
+    worse_when,
 )
 from pytest_autotune.notation import read_limits
 from pytest_autotune.samples import Sample
@@ -45,6 +46,18 @@ from pytest_autotune.statistics import summarise
 )
 def test_metric_names_split_into_family_and_statistic(name, expected):
     assert parse_metric(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "direction"),
+    [
+        (("ttft.p99", "itl.std", "client.p50", "error_rate", *COSTS), "larger"),
+        ((*RATES, *(rate + PER_GPU for rate in RATES), "delivered"), "smaller"),
+        ((*COUNTS, "in_flight.mean", "in_flight.max"), None),
+    ],
+)
+def test_metrics_get_worse_in_one_direction_or_in_none(names, direction):
+    assert {worse_when(name) for name in names} == {direction}
 
 
 @pytest.mark.parametrize(
