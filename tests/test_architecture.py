@@ -20,7 +20,7 @@ LAYERS = [
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {"suite", "suite_file", "suite_space", "suite_price", "suite_schema"},
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "gate", "explanation", "pareto"}
-    | {"confirmation", "screening", "tiers", "transfer"},
+    | {"comparison", "confirmation", "screening", "tiers", "transfer"},
     {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
     | {"load.others"},
     {"reporting"},
