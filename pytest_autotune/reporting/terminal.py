@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pytest_autotune.confirmation import confirmation_lines
 from pytest_autotune.explanation import step_words
-from pytest_autotune.formatting import amount, change, count, duration, quantity, settings, title, unit
-from pytest_autotune.masking import mask, mask_text
+from pytest_autotune.formatting import amount, change, count, duration, quantity, title, unit
+from pytest_autotune.masking import mask_text
 from pytest_autotune.metrics import COSTS
 from pytest_autotune.reporting.command import one_line
+from pytest_autotune.reporting.lines import clean, configured, cut, table
 from pytest_autotune.reporting.report import UNFINISHED
 from pytest_autotune.reporting.sending import sending_lines, warning_lines
 from pytest_autotune.selection import NOISE, slo_lines
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Limit
 
 _KEY_METRICS = ("output_throughput", "cost_per_million_output_tokens", "ttft.p90", "tpot.mean", "e2e.p90")
-_NARROWEST = 40  # below this a column that is cut off says nothing
 
 
 def summary_lines(
@@ -40,31 +39,31 @@ def summary_lines(
     selection = report.selection
     lines = [_headline(report), *_economy(report)]
     if selection.best is not None:
-        lines.append(f"  best: {_settings(selection.best, report)}  [{_clean(selection.best.trial.slot, report)}]")
+        lines.append(f"  best: {configured(selection.best, report)}  [{clean(selection.best.trial.slot, report)}]")
         if selection.best is selection.reference:
             lines.append("  nothing that was tried beats the engine's defaults")
-        lines += ["", *_cut(_comparison(report, selection.best), width)]
+        lines += ["", *cut(_comparison(report, selection.best), width)]
     lines += [f"  {line}" for line in confirmation_lines(selection)]
-    lines += [f"  {_clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
+    lines += [f"  {clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
     if len(selection.tied) > 1:
         lines.append(
             f"  {count(len(selection.tied), 'trial')} are within {NOISE * 100:g} % of the highest value, a tie: "
             "fewer overrides win, then fewer GPUs, then the earlier trial"
         )
     if selection.ranking:
-        lines += ["", *_cut(_ranking(report, top), width)]
+        lines += ["", *cut(_ranking(report, top), width)]
     if report.front:
-        lines += ["", *_cut(_front(report), width)]
+        lines += ["", *cut(_front(report), width)]
     if (why := report.explanation) is not None:
         lines += ["", *_reasons(why, report, width)]
     if report.tiers:
         lines += ["", *_tiers(report, width)]
     if told := _told(report, verbose=verbose):
         for judged in told:
-            lines += ["", *_cut([f"  {_settings(judged, report)}:"], width)]
-            lines += [f"  {_clean(line, report)}" for line in slo_lines(judged)]
+            lines += ["", *cut([f"  {configured(judged, report)}:"], width)]
+            lines += [f"  {clean(line, report)}" for line in slo_lines(judged)]
             tell = sending_lines if verbose else warning_lines
-            lines += [f"  {_clean(line, report)}" for batch in judged.batches for line in tell(batch.record)]
+            lines += [f"  {clean(line, report)}" for batch in judged.batches for line in tell(batch.record)]
     if selection.best is not None and selection.best.trial.argv:
         lines += ["", "  start it with:", f"    {one_line(report, selection.best.trial.argv)}"]
     if paths := [str(path) for path in files]:
@@ -77,7 +76,7 @@ def _headline(report: SuiteReport) -> str:
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in report.outcomes.items())
     trials = count(len(report.selection.ranking), "trial") + (f" ({outcomes})" if outcomes else "")
     recorded = f", {report.recorded} recorded before" if report.recorded else ""
-    return _clean(
+    return clean(
         f"{report.path}: {report.suite.name} on {report.suite.engine}{version}: {trials}{recorded}, "
         f"{count(report.deployments, 'server')} started, {duration(report.elapsed_s)}",
         report,
@@ -120,7 +119,7 @@ def _comparison(report: SuiteReport, best: JudgedTrial) -> list[str]:
         ["start-up", *(_start_up(judged) for judged, _ in columns)],
     ]
     header = ["", "best", "defaults", "change", "limit"] if len(columns) == 2 else ["", "best", "limit"]
-    return _table(header, rows, left=(0,))
+    return table(header, rows, left=(0,))
 
 
 def _difference(values: Sequence[float | None], columns: int) -> list[str]:
@@ -160,14 +159,14 @@ def _ranking(report: SuiteReport, top: int) -> list[str]:
             judged.capacity.name if judged.capacity else "-",
             str(judged.trial.gpus),
             _outcome(judged),
-            _settings(judged, report),
+            configured(judged, report),
         ]
         for number, judged in shown
     ]
-    head, *body = _table(header, rows, left=(5, 6))
+    head, *body = table(header, rows, left=(5, 6))
     lines = [f"  by {_title(metric, report)}, compliant batches only:", head]
     for line, (_, judged) in zip(body, shown, strict=True):
-        lines += [line, f"       {_clean(judged.reason, report)}"] if judged.reason else [line]
+        lines += [line, f"       {clean(judged.reason, report)}"] if judged.reason else [line]
     if rest := len(numbered) - len(shown):
         lines.append(f"  ... and {count(rest, 'more trial')}")
     return lines
@@ -182,13 +181,13 @@ def _front(report: SuiteReport) -> list[str]:
             *(_cell(objective.metric, value) for objective, value in zip(objectives, point.values, strict=True)),
             point.batch.level.name,
             str(point.trial.trial.gpus),
-            _settings(point.trial, report),
+            configured(point.trial, report),
         ]
         for point in report.front
     ]
     return [
         "  no compliant measurement beats these in every objective:",
-        *_table(header, rows, left=(len(header) - 1,)),
+        *table(header, rows, left=(len(header) - 1,)),
     ]
 
 
@@ -198,10 +197,10 @@ def _tiers(report: SuiteReport, width: int) -> list[str]:
     rows = [_tier_row("slo", report.selection.best, report)]
     rows += [_tier_row(tier.name, tier.best, report, nearest=tier.outcome.nearest) for tier in report.tiers]
     header = ["tier", _unit(metric, report) or title(metric), "at", "GPUs", "configuration"]
-    head, own, *body = _cut(_table(header, rows, left=(0, 4)), width)
-    lines = [*_cut([f"  best for each tier by {_title(metric, report)}:"], width), head, own]
+    head, own, *body = cut(table(header, rows, left=(0, 4)), width)
+    lines = [*cut([f"  best for each tier by {_title(metric, report)}:"], width), head, own]
     for line, tier in zip(body, report.tiers, strict=True):
-        lines += [line, f"       binds: {_clean(tier.outcome.binding, report)}"]
+        lines += [line, f"       binds: {clean(tier.outcome.binding, report)}"]
     return lines
 
 
@@ -209,10 +208,10 @@ def _tier_row(
     name: str, best: JudgedTrial | None, report: SuiteReport, *, nearest: JudgedTrial | None = None
 ) -> list[str]:
     if best is None or best.score is None:
-        closest = "" if nearest is None else f", closest: {_settings(nearest, report)}"
+        closest = "" if nearest is None else f", closest: {configured(nearest, report)}"
         return [name, "-", "-", "-", f"none complies{closest}"]
     level = best.level.name if best.level else "-"
-    return [name, amount(best.metric, best.score), level, str(best.trial.gpus), _settings(best, report)]
+    return [name, amount(best.metric, best.score), level, str(best.trial.gpus), configured(best, report)]
 
 
 def _title(metric: str, report: SuiteReport) -> str:
@@ -232,16 +231,16 @@ def _unit(metric: str, report: SuiteReport) -> str:
 
 def _reasons(why: Explanation, report: SuiteReport, width: int) -> list[str]:
     """Say what keeps the best from a higher load, which parameters mattered, and what one step from it did."""
-    lines = [f"  what binds the best: {_clean(why.binding, report)}"]
+    lines = [f"  what binds the best: {clean(why.binding, report)}"]
     if clear := [importance for importance in why.importances if importance.low > 0]:
         lines.append(f"  differences between trials go with: {', '.join(map(str, clear))}")
     elif why.importances:
         trials = count(sum(report.outcomes.values()), "trial")
         lines.append(f"  {trials} do not tell which parameter their differences go with")
     if why.steps:
-        rows = [[_clean(mask_text(cell, report.secrets), report) for cell in step_words(step)] for step in why.steps]
+        rows = [[clean(mask_text(cell, report.secrets), report) for cell in step_words(step)] for step in why.steps]
         header = ["one step from the best", "", _title(report.suite.objective.metric, report)]
-        lines += ["", *_cut(_table(header, rows, left=(0, 1, 2)), width)]
+        lines += ["", *cut(table(header, rows, left=(0, 1, 2)), width)]
     return lines
 
 
@@ -257,31 +256,3 @@ def _told(report: SuiteReport, *, verbose: bool) -> list[JudgedTrial]:
     if report.selection.closest is not None:
         return [report.selection.closest.trial]
     return [] if report.selection.best is None else [report.selection.best]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
-    """Align rows under a header, right-aligned except for the columns in `left`; short rows are filled up."""
-    filled = [[*row, *[""] * (len(header) - len(row))] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*filled, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if index in left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in filled
-    ]
-
-
-def _cut(lines: Iterable[str], width: int) -> list[str]:
-    room = max(width, _NARROWEST)
-    return [line if len(line) <= room else f"{line[: room - 3]}..." for line in lines]
-
-
-def _settings(judged: JudgedTrial, report: SuiteReport) -> str:
-    return _clean(settings(mask(dict(judged.trial.configuration), report.secrets)), report)
-
-
-def _clean(text: str, report: SuiteReport) -> str:
-    """Keep a server's or a user's words on their line: no secrets, no control characters."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", mask_text(text, report.secrets))
