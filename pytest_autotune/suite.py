@@ -38,6 +38,7 @@ from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, line_of
 from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
+from pytest_autotune.suite_gate import Terms
 from pytest_autotune.suite_load import LoadBlock
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pytest_autotune.search import Strategy
 
 
-_SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with or without, a batch is the same
+SENDING = ("workers", "api_key", "generator_python", "skip")  # of a load: with or without, a batch is the same
 
 
 DEFAULT_TRIALS = 20  # of an adaptive search: 15 to 30 launches is the range where one pays
@@ -252,6 +253,7 @@ class Suite(Plain):
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
     price: Price | None = None
+    gate: InstanceOf[Terms] = Terms()
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
 
@@ -313,7 +315,7 @@ class Suite(Plain):
 
     def document(self) -> dict[str, Any]:
         """Return everything the suite says as JSON values in base units, with secrets masked."""
-        content = self.model_dump(mode="json", exclude={"space", "slo", "tiers"})
+        content = self.model_dump(mode="json", exclude={"space", "slo", "tiers", "gate"})
         content["parameters"] = [_described(parameter) for parameter in self.space.parameters]
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
         content["forbidden"] = [
@@ -321,6 +323,7 @@ class Suite(Plain):
         ]
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
         content["tiers"] = {tier.name: [dataclasses.asdict(limit) for limit in tier.limits] for tier in self.tiers}
+        content["gate"] = dataclasses.asdict(self.gate)
         masked: dict[str, Any] = mask(content)
         masked["command"] = list(mask_argv(self.command))
         return masked
@@ -347,7 +350,7 @@ class Suite(Plain):
                 "load",
             },
         )
-        for name in _SENDING:
+        for name in SENDING:
             content["load"].pop(name, None)
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files

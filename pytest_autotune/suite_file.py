@@ -17,6 +17,7 @@ from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_st
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
 from pytest_autotune.suite_load import (
     ColumnsBlock,
     ConversationBlock,
@@ -109,6 +110,11 @@ class SuiteFile(Plain):
         "are costs: cost_per_million_output_tokens and cost_per_million_tokens.",
         examples=[2.5, {"per_gpu_hour": 2.5, "currency": "USD"}],
     )
+    gate: Annotated[Terms, PlainValidator(read_gate), WithJsonSchema(GATE_SCHEMA)] = Field(
+        default=Terms(),
+        description="By how much each metric may get worse than in the recorded baseline.",
+        examples=[{"throughput": "-5%", "ttft.p99": "+10%"}],
+    )
 
 
 _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
@@ -165,7 +171,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
-    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price}
+    shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price, "gate": file.gate}
     shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)
     if steepness is not None:
         shared["steepness"] = steepness
