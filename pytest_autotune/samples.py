@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,13 @@ if TYPE_CHECKING:
 
 Shape = Literal["concurrency", "rate", "burst", "stages", "replay"]
 
-_NAMES = {"concurrency": "c{}", "rate": "r{}", "burst": "burst{}", "stages": "stages", "replay": "replay-{}x"}
+_NAMES: dict[Shape, str] = {
+    "concurrency": "c{}",
+    "rate": "r{}",
+    "burst": "burst{}",
+    "stages": "stages",
+    "replay": "replay-{}x",
+}
 _TEXTS = {
     "concurrency": "concurrency={}",
     "rate": "rate={}/s",
@@ -58,6 +65,15 @@ class Level:
     def name(self) -> str:
         """The name of the level's pytest item, e.g. ``c8`` or ``r2.5``."""
         return _NAMES[self.shape].format(f"{self.value:.12g}")
+
+    @classmethod
+    def named(cls, name: str) -> Level:
+        """Return the level of a name such as ``c8``; raise `ValueError` for anything else."""
+        for shape, text in _NAMES.items():
+            pattern = re.escape(text).replace(re.escape("{}"), r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+            if found := re.fullmatch(pattern, name):
+                return cls(float(found[1]) if found.groups() else 1, shape)
+        raise ValueError(f"{name!r} is not the name of a load level, as c8, r2.5, burst64, stages and replay-2x are")
 
     def __str__(self) -> str:
         return _TEXTS[self.shape].format(f"{self.value:.12g}")

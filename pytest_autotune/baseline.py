@@ -1,0 +1,154 @@
+"""A recorded result that later runs are compared with: what was served and loaded how, and what it came to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.files import write_atomically
+from pytest_autotune.problems import dotted
+from pytest_autotune.samples import Level
+from pytest_autotune.space import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SUFFIX = ".best.json"
+DIGITS = 4  # significant ones that a file keeps of a number: what differs beyond them is noise
+
+
+def _level(name: str) -> str:
+    Level.named(name)
+    return name
+
+
+class Served(BaseModel):
+    """What a server depends on beside engine, model and configuration: keys of a suite, by the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deploy: str = "local"
+    fixed: dict[str, Value] = {}
+    env: dict[str, str] = {}  # secrets masked
+    engine_python: str | None = None
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    model_name: str | None = None
+    gpus: int | None = None
+
+
+class Baseline(BaseModel):
+    """A configuration with what it came to at each load level, small enough to be reviewed as a diff.
+
+    Numbers are in base units: seconds, shares of one, per second.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = Field(default=1, alias="schema")
+    suite: str
+    engine: str
+    engine_version: str
+    model: str | None
+    hardware: str  # as `pytest_autotune.hardware.fingerprint` describes it
+    configuration: dict[str, Value]
+    server: Served
+    load: dict[str, Any]  # the suite's load, but how it is sent
+    levels: dict[Annotated[str, AfterValidator(_level)], dict[str, float]] = Field(min_length=1)  # name, metric
+    run: str
+    recorded_at: str  # UTC
+    commit: str = ""  # git revision of the suite's repository
+
+    @property
+    def measured(self) -> dict[Level, Mapping[str, float]]:
+        """The metrics of each load level, in the order in which they are measured."""
+        return {Level.named(name): metrics for name, metrics in self.levels.items()}
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words: ``commit 1a2b3c4d5e of 2026-11-27``."""
+        day = self.recorded_at.partition("T")[0]
+        return f"commit {self.commit[:10]} of {day}" if self.commit else f"run {self.run} of {day}"
+
+
+def beside(suite: Path) -> Path:
+    """Return where the baseline of a suite file is kept: ``chat.best.json`` for ``chat.yaml``."""
+    return suite.with_suffix(SUFFIX)
+
+
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics as a file keeps them; those that are not finite are left out."""
+    return {name: float(f"{value:.{DIGITS}g}") for name, value in metrics.items() if math.isfinite(value)}
+
+
+def baseline_text(baseline: Baseline) -> str:
+    """Return a baseline as the text of its file: equal ones give equal texts, each number a line of its own."""
+    content = baseline.model_dump(mode="json", by_alias=True)
+    content["server"] = _said(baseline.server)
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write a baseline, whole or not at all."""
+    write_atomically(path, baseline_text(baseline))
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read a baseline; raise `SuiteError` naming file, place, value and remedy."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"cannot be read: {error}", path=path) from None
+    return parse_baseline(text, path)
+
+
+def parse_baseline(text: str, path: Path | str) -> Baseline:
+    """Return the baseline that a file's text holds; `path` names it in errors."""
+    remedy = "record it anew with: pytest <suite> --autotune --autotune-record"
+    try:
+        return Baseline.model_validate_json(text)
+    except ValidationError as error:
+        first = next(iter(error.errors(include_url=False)))
+        where = dotted(tuple(first["loc"]))
+        place = f"{where}: " if where else ""
+        raise SuiteError(f"{place}{first['msg']}; {remedy}", path=path) from None
+
+
+def differences(baseline: Baseline, now: Baseline) -> Iterator[str]:
+    """Yield what keeps the numbers of two baselines from being compared, each difference with both values."""
+    for name in ("suite", "engine", "model", "hardware"):
+        then_value, now_value = getattr(baseline, name), getattr(now, name)
+        if then_value != now_value:
+            yield f"{name}: {then_value} then, {now_value} now"
+    yield from _differing("load", baseline.load, now.load)
+
+
+def changes(baseline: Baseline, now: Baseline) -> Iterator[str]:
+    """Yield what is another thing to serve now: engine version, settings, configuration; what a comparison is about."""
+    if baseline.engine_version != now.engine_version:
+        yield f"engine_version: {baseline.engine_version} then, {now.engine_version} now"
+    yield from _differing("server", _said(baseline.server), _said(now.server))
+    yield from _differing("configuration", baseline.configuration, now.configuration)
+
+
+def _said(served: Served) -> dict[str, Any]:
+    return served.model_dump(mode="json", exclude_defaults=True)
+
+
+def _differing(where: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*then, *now}):
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differing(f"{where}.{name}", old, new)
+        elif old != new:
+            yield f"{where}.{name}: {_shown(then, name)} then, {_shown(now, name)} now"
+
+
+def _shown(mapping: Mapping[str, Any], name: str) -> str:
+    return json.dumps(mapping[name], ensure_ascii=False, default=str) if name in mapping else "not set"

@@ -1,0 +1,48 @@
+"""What a file was at a revision of its repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from pytest_autotune.errors import SuiteError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TIMEOUT_S = 30.0
+
+
+def text_at(revision: str, path: Path) -> tuple[str, str]:
+    """Return a file's text at a revision, branch or tag, and that revision in full; raise `SuiteError` saying why not.
+
+    The file need not be there any more, its directory must.
+    """
+    if revision.startswith("-"):
+        raise SuiteError(f"{revision!r} is neither a file nor a revision")
+    commit = _git(path, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+    if not commit:
+        raise SuiteError(f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}")
+    return _git(path, "show", f"{commit}:./{path.name}", or_else=f"{path.name} is not in {revision}"), commit
+
+
+def _git(path: Path, *arguments: str, or_else: str = "") -> str:
+    command = ["git", "-C", str(path.parent), *arguments]
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SuiteError(f"git cannot tell: {error}", path=path) from None
+    if answer.returncode != 0:
+        if or_else:
+            raise SuiteError(f"{or_else}: {answer.stderr.strip()}", path=path)
+        return ""
+    return answer.stdout
