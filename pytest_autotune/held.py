@@ -1,0 +1,132 @@
+"""What was measured now against one stored measurement: how each metric changed, and what that can tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING, Literal
+
+from pytest_autotune.formatting import change, title
+from pytest_autotune.metrics import worse_when
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_autotune.baseline import Baseline
+    from pytest_autotune.comparison import Comparison
+    from pytest_autotune.records import BatchRecord, Interval
+
+Outcome = Literal["regression", "improvement", "no change", "open", "not judged"]
+CONFIDENCE = 0.95  # of the intervals that batches have
+_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One metric over all load levels of a baseline, now against then; `change` is relative, the mean over levels.
+
+    `low` and `high` are the interval that follows from how sure each of the batches is, the stored ones taken for as
+    sure as those of today: None where a batch has no interval. What differs between whole runs is not in it.
+    """
+
+    metric: str
+    change: float
+    low: float | None
+    high: float | None
+    tolerance: float | None  # by how much it may get worse, above 0; None: not judged
+    levels: Mapping[str, tuple[float, float]]  # then and now, by level
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the change comes to: beyond the tolerance on either side only when all of the interval is."""
+        if self.tolerance is None:
+            return "not judged"
+        if self.low is None or self.high is None:
+            return "open"
+        sign = 1 if worse_when(self.metric) == "smaller" else -1
+        worst, best = sorted((sign * self.low, sign * self.high))
+        if best < -self.tolerance:
+            return "regression"
+        if worst > self.tolerance:
+            return "improvement"
+        return "no change" if worst >= -self.tolerance else "open"
+
+    @property
+    def words(self) -> str:
+        """The change in a sentence: what, how much, how sure, and what was allowed."""
+        name = title(self.metric)
+        moved = f"{name} {'rose' if self.change > 0 else 'fell'} by {_percent(abs(self.change))}"
+        if self.change == 0:
+            moved = f"{name} is what it was"
+        if self.low is not None and self.high is not None:
+            moved += f" ({change(self.low)} to {change(self.high)} by the noise within the batches)"
+        if self.tolerance is None:
+            return moved
+        allowed = f"the {_percent(self.tolerance)} allowed"
+        return {
+            "regression": f"{moved}, more than {allowed}",
+            "improvement": f"{moved}: better",
+            "no change": f"{moved}, within {allowed}",
+            "open": f"{moved}, which is not told from {allowed}",
+            "not judged": moved,
+        }[self.outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A verification against the baseline that said what to measure."""
+
+    baseline: Baseline
+    held: tuple[Held, ...]  # nothing where the two may not be compared
+    refused: tuple[str, ...] = ()  # what differs and forbids it
+    changed: tuple[str, ...] = ()  # what differs and is what the comparison is about
+    lacking: tuple[str, ...] = ()  # metrics with a tolerance that one of the sides lacks at some level
+    comparison: Comparison | None = None  # of a paired one, in which both sides were measured now
+
+
+def hold(
+    then: Mapping[str, Mapping[str, float]],
+    now: Sequence[BatchRecord],
+    *,
+    metrics: Sequence[str],
+    tolerances: Mapping[str, float],
+) -> tuple[Held, ...]:
+    """Hold what was measured now against a baseline's metrics by level, each metric over all of its levels.
+
+    A metric that either side lacks at a level, or that is 0 there, is left out: fewer batches are never held
+    against more.
+    """
+    records = {record.level.name: record for record in now}
+    found = []
+    for metric in metrics:
+        pairs = {name: (values.get(metric), _value(records.get(name), metric)) for name, values in then.items()}
+        whole = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None and a > 0 and b > 0}
+        if worse_when(metric) is None or len(whole) < len(then):
+            continue
+        logarithm = fmean(math.log(b / a) for a, b in whole.values())
+        widths = [_deviation(records[name].intervals.get(metric, (None, None))) for name in whole]
+        low = high = None
+        if None not in widths:
+            # Of both sides, and of the mean over the levels.
+            half = _Z * math.sqrt(2 * sum(width**2 for width in widths if width is not None)) / len(widths)
+            low, high = math.expm1(logarithm - half), math.expm1(logarithm + half)
+        found.append(Held(metric, math.expm1(logarithm), low, high, tolerances.get(metric), whole))
+    return tuple(found)
+
+
+def _value(record: BatchRecord | None, metric: str) -> float | None:
+    value = None if record is None else record.metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _deviation(interval: Interval) -> float | None:
+    """Return the standard deviation of a metric's logarithm by its interval; None where that has no two bounds."""
+    low, high = interval
+    if low is None or high is None or not 0 < low <= high < math.inf:
+        return None
+    return math.log(high / low) / (2 * _Z)
+
+
+def _percent(share: float) -> str:
+    return change(share).lstrip("+")
