@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OTHER_LIMITS = 1 / math.e  # weight of a search that is judged by its own limits, as of one with prompts e times as long
+VERIFIES = "verifies"  # key of a suite's document: the baseline that a verification was about
 FIRST = "first"  # key of a suite's document: what its search began with beyond what the suite says
 
 
@@ -125,6 +126,8 @@ def _searches(plan: Plan, store: Store) -> Iterator[tuple[float, tuple[JudgedTri
     suite = plan.suite
     wanted = {"engine": suite.engine, "model": suite.model, "hardware": fingerprint()}
     for other in store.studies():
+        if VERIFIES in other.document:
+            continue
         if other.study == plan.study or any(other.document.get(key) != value for key, value in wanted.items()):
             continue
         trials = [trial for trial in store.history(other.study) if trial.state == "finished"]

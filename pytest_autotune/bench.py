@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
+    from pytest_autotune.baseline import Baseline
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine, Installed
     from pytest_autotune.feasibility import Feasibility
@@ -47,6 +48,8 @@ class Plan:
     slots: tuple[Slot, ...]  # its trials, in the order they are collected
     levels: tuple[Level, ...]
     first: tuple[Configuration, ...] = ()  # what an adaptive search begins with, as far as the suite says it
+    baseline: Baseline | None = None  # of a verification: what it is held against; None in a search
+    opponent: Plan | None = None  # of a paired comparison: how the baseline's trials, which are slots too, are run
 
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""

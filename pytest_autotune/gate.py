@@ -6,13 +6,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_autotune.formatting import count, settings
+from pytest_autotune.formatting import count, settings, title
 from pytest_autotune.slo import Status
 
 if TYPE_CHECKING:
-    from pytest_autotune.selection import Selection
+    from collections.abc import Iterator
+
+    from pytest_autotune.comparison import Comparison
+    from pytest_autotune.held import Verification
+    from pytest_autotune.selection import JudgedTrial, Selection
+    from pytest_autotune.suite_gate import Terms
 
 COMPLIANT_CONFIGURATION = "compliant-configuration"
+SLO = "slo"
+COMPARABLE = "comparable"
+NOT_WORSE = "not-worse."  # and a metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,7 @@ class Rule:
     name: str
     holds: bool
     explanation: str  # what was found; when the rule does not hold also what to do
+    open: bool = False  # it could not be told, and the suite does not say what follows: neither green nor red
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,11 @@ class Gate:
         return all(rule.holds for rule in self.rules)
 
     @property
+    def broken(self) -> bool:
+        """Whether some rule does not hold, and not only because it could not be told."""
+        return any(not rule.holds and not rule.open for rule in self.rules)
+
+    @property
     def reason(self) -> str:
         """The explanations of the rules that do not hold, one per line."""
         return "\n".join(f"{rule.name}: {rule.explanation}" for rule in self.rules if not rule.holds)
@@ -44,6 +58,73 @@ class Gate:
 def judge_gate(selection: Selection) -> Gate:
     """Hold every rule against the outcome of a search."""
     return Gate((_compliant_configuration(selection),))
+
+
+def judge_verification(judged: JudgedTrial, verification: Verification, terms: Terms, *, again: str) -> Gate:
+    """Hold every rule against what was measured of a recorded configuration; `again` is the command that repeats it.
+
+    One stored measurement tells little: a metric breaks the gate only when it is worse than its tolerance by more
+    than the noise within the batches, and what is open holds, and says so.
+    """
+    since = f"since {verification.baseline.origin}"
+    rules = [_keeps_slo(judged, again)]
+    if verification.comparison is not None:
+        return Gate((*rules, *_paired(verification.comparison, terms, since=since, again=again)))
+    if terms.tolerances and verification.refused:
+        told = "; ".join(verification.refused)
+        remedy = "Record it anew here (--autotune --autotune-record), or write gate: {inconclusive: warn}."
+        text = f"The baseline of {verification.baseline.origin} is no measure of this: {told}. {remedy}"
+        return Gate((*rules, Rule(COMPARABLE, terms.inconclusive == "warn", text)))
+    for metric in verification.lacking:
+        text = (
+            f"{title(metric)} was not measured on both sides at each of the load levels "
+            f"{', '.join(verification.baseline.levels)}, so it is not compared. Record the baseline anew."
+        )
+        rules.append(Rule(NOT_WORSE + metric, terms.inconclusive == "warn", text))
+    for held in verification.held:
+        if held.tolerance is not None:
+            worse = held.outcome == "regression"
+            text = f"{held.words}, {since}. To see it again: {again}." if worse else f"{held.words}, {since}."
+            rules.append(Rule(NOT_WORSE + held.metric, not worse, _sentence(text)))
+    return Gate(tuple(rules))
+
+
+def _paired(comparison: Comparison, terms: Terms, *, since: str, again: str) -> Iterator[Rule]:
+    """Yield a rule for each metric.
+
+    What is open breaks the gate unless the suite says that it only warns. Where the suite says neither this nor what
+    its tolerances are, it is neither green nor red: nobody has said how long to measure until that can be told.
+    """
+    warns = terms.inconclusive == "warn"
+    for effect in comparison.effects:
+        undecided = effect.outcome == "open"
+        holds = effect.outcome != "regression" and (not undecided or warns)
+        told = f"{_sentence(str(effect))}, {since}."
+        neither = undecided and not holds and terms.inconclusive is None and effect.tolerance.automatic
+        remedy = " Measure longer (load: duration), or more often (gate: pairs)." if undecided else ""
+        text = told if holds else f"{told}{remedy} To see it again: {again}."
+        yield Rule(NOT_WORSE + effect.metric, holds, text, open=neither)
+    for refusal in comparison.refusals:
+        text = f"{_sentence(str(refusal))}. To see it again: {again}."
+        yield Rule(NOT_WORSE + refusal.metric, warns, text)
+    if not comparison.effects and not comparison.refusals:
+        yield Rule(COMPARABLE, warns, f"Nothing was measured on both sides. To see it again: {again}.")
+
+
+def _sentence(text: str) -> str:
+    """Begin a text as a sentence, but for a name such as ttft.p90."""
+    return text if "." in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
+
+
+def _keeps_slo(judged: JudgedTrial, again: str) -> Rule:
+    broken = [batch for batch in judged.batches if not batch.compliant]
+    if judged.batches and not broken:
+        return Rule(SLO, True, f"{settings(judged.trial.configuration)}: {judged.coverage}.")
+    if not broken:
+        return Rule(SLO, False, f"Nothing was measured: {judged.reason}. To see it again: {again}.")
+    told = "; ".join(f"{batch.level.words}: {batch.verdict.status}, {batch.verdict.reason}" for batch in broken)
+    text = f"{settings(judged.trial.configuration)} does not keep its limits: {told}. To see it again: {again}."
+    return Rule(SLO, False, text)
 
 
 def _compliant_configuration(selection: Selection) -> Rule:

@@ -9,12 +9,20 @@ import pytest
 
 from pytest_autotune.bench import NotRun
 from pytest_autotune.budget import SearchEnded
-from pytest_autotune.errors import AutotuneError, BenchmarkError, Inconclusive, SloViolation
+from pytest_autotune.errors import (
+    AutotuneError,
+    BenchmarkError,
+    ClientSaturated,
+    Inconclusive,
+    MissingRequirement,
+    SloViolation,
+)
 from pytest_autotune.formatting import settings
+from pytest_autotune.pairing import is_baseline, place_of
 from pytest_autotune.probing import find_capacity
 from pytest_autotune.scope import SpaceExhausted
 from pytest_autotune.slo import Status, explain
-from pytest_autotune.stash import NOT_SEARCHED, run_of
+from pytest_autotune.stash import NOT_RUN, run_of
 from pytest_autotune.trial import LiveTrial
 from pytest_autotune.views import Batch, Limits
 
@@ -51,7 +59,7 @@ class Trial(pytest.Collector):
     def collect(self) -> Iterator[pytest.Item]:
         """Yield ``deploy``, then for each level its batch and the file's own checks of it, then checks of the trial."""
         yield Deploy.from_parent(self, name="deploy")
-        if self.plan.suite.load.searched is not None:
+        if self.plan.suite.load.searched is not None and not self.plan.levels:
             yield CapacityItem.from_parent(self, name="capacity")
             for check in self.checks:
                 yield Check.from_parent(self, name=check.name, callobj=check.obj, level=None)
@@ -269,16 +277,22 @@ class PythonSuite(PlainErrors, pytest.Module):
             yield from collect_suite(self, self.path.parent / suite, checks=tuple(checks))
 
 
-class NotSearched(pytest.Item):
-    """Stands for a whole suite that is not run, and says why."""
+class SuiteNotRun(pytest.Item):
+    """Stands for a whole suite that is not run, and says why: a skip, or an error where it was to be verified."""
 
-    def __init__(self, *, reason: str, **kwargs: Any) -> None:
+    def __init__(self, *, reason: str, error: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_marker(pytest.mark.skip(reason=reason))
-        self.user_properties.append((NOT_SEARCHED, reason))
+        self.reason = reason
+        if not error:
+            self.add_marker(pytest.mark.skip(reason=reason))
+        self.user_properties.append((NOT_RUN, reason))
+
+    def setup(self) -> None:
+        """Say why, where the mark does not skip."""
+        raise MissingRequirement(self.reason)
 
     def runtest(self) -> None:
-        """Never reached: the mark skips."""
+        """Never reached: its set-up does not succeed."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""
@@ -291,17 +305,31 @@ def collect_suite(
     """Yield the trials of the suite at `path` under `parent`, or the one item that says why there are none."""
     run = run_of(parent.config)
     if not run.settings.active:
-        yield NotSearched.from_parent(parent, name="verify", reason=run.how_to_start(path))
+        yield SuiteNotRun.from_parent(parent, name="verify", reason=run.how_to_start(path))
         return
-    plan = run.plan(path, nodeid=parent.nodeid)
+    try:
+        plan = run.plan(path, nodeid=parent.nodeid)
+    except NotRun as reason:
+        yield SuiteNotRun.from_parent(parent, name="verify", reason=str(reason))
+        return
     missing = () if run.settings.plan_only else run.missing(plan)
+    if plan.opponent is not None and not run.settings.plan_only:
+        missing = tuple(dict.fromkeys((*missing, *run.missing(plan.opponent))))
     if missing:
-        yield NotSearched.from_parent(parent, name="preflight", reason="; ".join(missing))
+        error = plan.baseline is not None and plan.suite.gate.inconclusive != "warn"
+        yield SuiteNotRun.from_parent(parent, name="preflight", reason="; ".join(missing), error=error)
         return
     if not run.settings.plan_only:
         run.first(plan)  # here, where a mistake of a hook is one error, and not one for each trial
     for slot in plan.slots:
-        trial: Trial = Trial.from_parent(parent, name=slot.name, plan=plan, slot=slot, checks=checks)
+        of_baseline = is_baseline(slot.name) and plan.opponent is not None
+        trial: Trial = Trial.from_parent(
+            parent,
+            name=slot.name,
+            plan=plan.opponent if of_baseline else plan,
+            slot=slot,
+            checks=() if of_baseline else checks,
+        )
         trial.add_marker(trial.marker())
         yield trial
 
@@ -323,6 +351,10 @@ def _measure(trial: Trial, level: Level) -> MeasuredBatch:
         return trial.claimed.measure(level)
     except NotRun as reason:
         pytest.skip(str(reason))
+    except ClientSaturated as reason:
+        if place_of(trial.slot.name) is None:
+            raise
+        pytest.skip(f"this pair does not count: {reason}")  # another takes its place
 
 
 def _find_capacity(trial: Trial) -> Capacity:

@@ -21,20 +21,25 @@ COLOURS = {
 }
 
 
-def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException | None) -> None:
-    """Make of a trial item's report what the class of `error` calls for.
+def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException | None, *, findings: bool) -> None:
+    """Make of a trial item's report what the class of `error` calls for; `findings` says that this is a search.
 
-    | error                                     | report                                        |
-    | `SloViolation`, a check's `AssertionError` | xfail, category *violating*                   |
-    | `Inconclusive`                            | xfail, category *inconclusive*                |
-    | `Infeasible`                              | xfail, category *infeasible*                  |
-    | any other `AutotuneError`                 | error or failure, its text and the server log |
-    | skip                                      | skip, placed in the suite file                |
+    | error                                      | in a search                    | in a verification        |
+    | `SloViolation`                             | xfail, category *violating*    | failure, its text        |
+    | a check's `AssertionError`                 | xfail, category *violating*    | failure, as pytest has it |
+    | `Inconclusive`                             | xfail, category *inconclusive* | failure, its text        |
+    | `Infeasible`                               | xfail, category *infeasible*   | as other `AutotuneError` |
+    | any other `AutotuneError`                  | error or failure, its text and the server log             |
+    | skip                                       | skip, placed in the suite file                            |
     """
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
         report.longrepr = (str(item.path), 1, report.longrepr[2])
         return
-    if isinstance(error, Infeasible):
+    if not findings and isinstance(error, AutotuneError | SloViolation):
+        report.longrepr = str(error)
+    elif not findings:
+        return
+    elif isinstance(error, Infeasible):
         _find(report, item, category="infeasible", reason=error.reason)
     elif isinstance(error, AssertionError):
         category = "inconclusive" if isinstance(error, Inconclusive) else "violating"
@@ -43,7 +48,7 @@ def restate(report: pytest.TestReport, item: pytest.Item, error: BaseException |
         report.longrepr = str(error)
     if isinstance(error, DeployError) and error.log_tail:
         report.sections.append(("end of server log", error.log_tail))
-    if isinstance(error, SloViolation):
+    if findings and isinstance(error, SloViolation):
         report.sections.append(("limits", str(error).partition("\n")[2]))
 
 

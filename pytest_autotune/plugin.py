@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_autotune import benchmark as load_benchmark
-from pytest_autotune.settings import Settings, add_options
-from pytest_autotune.stash import NOT_SEARCHED, WORKER_RUN_ID, run_of, settings_key, settings_of, summary_key
+from pytest_autotune.discovery import is_suite
+from pytest_autotune.settings import WORKER_RUN_ID, Settings, add_options
+from pytest_autotune.stash import NOT_RUN, run_of, settings_key, settings_of, summary_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,7 +39,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Resolve the settings and offer the fixture `benchmark`; with --autotune also begin the run."""
+    """Resolve the settings and offer the fixture `benchmark`; with something to search or to verify, begin the run."""
     config.addinivalue_line("markers", "config(**parameters): parameters and load level of a trial's items")
     config.stash[settings_key] = settings = Settings.from_pytest(config)
     load_benchmark.offer(config)
@@ -89,11 +90,8 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def _is_suite(path: Path, parent: pytest.Collector) -> bool:
-    """Say whether `path` is a suite: by its name when given on the command line, else by `autotune_suites` too."""
-    named = path.name.startswith("suite_") if path.suffix == ".py" else path.suffix in {".yaml", ".yml"}
-    if not named or parent.session.isinitpath(path):
-        return named
-    return any(path.match(pattern) for pattern in settings_of(parent.config).suite_patterns)
+    patterns = settings_of(parent.config).suite_patterns
+    return is_suite(path, given=parent.session.isinitpath(path), patterns=patterns)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -122,7 +120,7 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport, c
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Show progress while trials run; afterwards select, export and report the gate."""
-    if not _is_searching_controller(session.config):
+    if not _is_controller(session.config):
         return (yield)
     from pytest_autotune import searching
 
@@ -134,7 +132,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
     """Note how the run ended."""
-    if _is_searching_controller(session.config):
+    if _is_controller(session.config):
         from pytest_autotune import searching
 
         searching.end(session.config, pytest.ExitCode(exitstatus))
@@ -143,7 +141,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the result of each suite, or what to do to get one."""
     skipped = [report for report in terminalreporter.stats.get("skipped", ()) if isinstance(report, pytest.TestReport)]
-    reasons = [(report.nodeid.partition("::")[0], dict(report.user_properties).get(NOT_SEARCHED)) for report in skipped]
+    reasons = [(report.nodeid.partition("::")[0], dict(report.user_properties).get(NOT_RUN)) for report in skipped]
     lines = [
         *(f"{suite}: skipped: {reason}" for suite, reason in reasons if reason is not None),
         *config.stash.get(summary_key, ()),
@@ -154,7 +152,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
-def _is_searching_controller(config: pytest.Config) -> bool:
+def _is_controller(config: pytest.Config) -> bool:
     settings = settings_of(config)
     return settings.active and not settings.plan_only and not hasattr(config, "workerinput")
 
@@ -169,7 +167,7 @@ def pytest_configure_node(node: WorkerController) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: WorkerController, error: object | None) -> None:
     """Give up the trials of a worker that died, and go on."""
-    if error and _is_searching_controller(node.config):
+    if error and _is_controller(node.config):
         from pytest_autotune import searching
 
         searching.go_on_without(node)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_autotune.baseline import beside, write_baseline
 from pytest_autotune.bench import OUTDATED
 from pytest_autotune.budget import cost_of
 from pytest_autotune.choosing import defaults_of, how_it_ended
@@ -17,8 +18,9 @@ from pytest_autotune.engines.engine import Address
 from pytest_autotune.engines.requirements import environment_of
 from pytest_autotune.errors import AutotuneError, MissingRequirement
 from pytest_autotune.files import file_name
-from pytest_autotune.gate import Gate, Rule, judge_gate
+from pytest_autotune.gate import Gate, Rule, judge_gate, judge_verification
 from pytest_autotune.load.plan import secrets_of
+from pytest_autotune.pairing import comparison_of, counted, is_baseline
 from pytest_autotune.plan import grid_cost
 from pytest_autotune.recorded import under
 from pytest_autotune.records import utc_now
@@ -26,12 +28,15 @@ from pytest_autotune.reporting.export import write_best
 from pytest_autotune.reporting.junit import write_junit
 from pytest_autotune.reporting.report import SuiteReport, TierReport
 from pytest_autotune.reporting.terminal import summary_lines
+from pytest_autotune.reporting.verification import verification_lines
 from pytest_autotune.selection import judge_trial, select
 from pytest_autotune.tiers import TierOutcome
+from pytest_autotune.verifying import baseline_of, verification_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_autotune.baseline import Baseline
     from pytest_autotune.bench import Plan
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
@@ -70,15 +75,50 @@ def conclude_suites(run: Run) -> list[Conclusion]:
 
 def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
     plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
+    if plan.baseline is not None:
+        return _conclude_verification(run, plan, plan.baseline, width=width)
     history = _standing(run, plan)
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
+    if run.settings.record and report.selection.best is not None:
+        written = (*written, _record(run, plan, report))
     run.selected(plan, report.selection.best)
     conclusion = Conclusion(
         nodeid=covered.suite,
         gate=report.gate,
         lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
         partial=_partial(plan, history, report.ended),
+    )
+    return conclusion, report
+
+
+def _record(run: Run, plan: Plan, report: SuiteReport) -> Path:
+    """Write what was selected beside its suite, where runs without --autotune find it."""
+    path, best = beside(plan.suite.path), report.selection.best
+    assert best is not None, "only what was selected is recorded"
+    write_baseline(path, baseline_of(plan, best, run_id=run.id, at=report.finished_at, commit=report.commit))
+    return path
+
+
+def _conclude_verification(run: Run, plan: Plan, baseline: Baseline, *, width: int) -> tuple[Conclusion, SuiteReport]:
+    history = tuple(trial for trial in plan.history(run.store) if trial.run_id == run.id)
+    own = tuple(candidate for _, candidate in counted(history))
+    own = own or tuple(trial for trial in history if not is_baseline(trial.slot))
+    report = _report(run, plan, own)
+    judged = report.selection.ranking[-1]  # of several the worst
+    verification, again = verification_of(plan, baseline, judged), f"pytest {plan.nodeid}"
+    if plan.opponent is not None:
+        verification = replace(verification, comparison=comparison_of(plan.suite, history))
+        again += f" --autotune-compare {run.settings.compare}"
+    gate = judge_verification(judged, verification, plan.suite.gate, again=again)
+    report = replace(report, gate=gate, verification=verification)
+    unfinished = next((trial for trial in history if trial.state != "finished"), None)
+    partial = "" if unfinished is None else f"only a part of {unfinished.slot} was measured; the gate judges all"
+    conclusion = Conclusion(
+        nodeid=plan.nodeid,
+        gate=gate,
+        lines=tuple(verification_lines(report, width=width, verbose=run.settings.verbose)),
+        partial=partial,
     )
     return conclusion, report
 

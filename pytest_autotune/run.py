@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_autotune.bench import Bench, Plan
+    from pytest_autotune.bench import Bench, NotRun, Plan
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine
     from pytest_autotune.feasibility import Feasibility
@@ -136,16 +136,57 @@ class Run:
         return engine
 
     def plan(self, path: Path, *, nodeid: str) -> Plan:
-        """Load the suite at `path` and make its plan, once per process."""
+        """Load the suite at `path` and make its plan, once per process: of its search, or else of its verification.
+
+        Raises `NotRun` when there is nothing to verify.
+        """
         from pytest_autotune.plan import make_plan
         from pytest_autotune.suite_file import load_suite
 
         if nodeid not in self._plans:
+            if not self.settings.searching and not self._may_be_recorded(path, nodeid):
+                raise self._nothing_recorded(path)
             suite = load_suite(path)
             self.config.hook.pytest_autotune_suite_loaded(config=self.config, suite=suite)
             self._deployer(suite)
-            self._plans[nodeid] = make_plan(suite, self.engine(suite), nodeid=nodeid)
+            plan = make_plan(suite, self.engine(suite), nodeid=nodeid)
+            self._plans[nodeid] = plan if self.settings.searching else self._verification(plan)
         return self._plans[nodeid]
+
+    def _may_be_recorded(self, path: Path, nodeid: str) -> bool:
+        """Say whether it is worth to load a suite: one that was never searched is skipped, even when it is wrong."""
+        from pytest_autotune.baseline import beside
+
+        if beside(path).exists():
+            return True
+        store = self._existing_store()
+        return store is not None and any(covered.suite == nodeid for covered in store.studies())
+
+    def _verification(self, plan: Plan) -> Plan:
+        from pytest_autotune.pairing import compared
+        from pytest_autotune.plan import make_plan
+        from pytest_autotune.verifying import recorded, referred, verified
+
+        own = recorded(plan, self._existing_store())
+        if own is None:
+            raise self._nothing_recorded(plan.suite.path)
+        if self.settings.compare is None:
+            return verified(plan, own)
+        other = referred(self.settings.compare, plan.suite, directory=self.config.invocation_params.dir)
+        return compared(plan, own, other, lambda suite: make_plan(suite, self.engine(suite), nodeid=plan.nodeid))
+
+    def _existing_store(self) -> Store | None:
+        """Return the store with an up-to-date schema; None for a file that is not there: looking makes none."""
+        if (file := self.settings.store_file) is not None and not file.exists():
+            return None
+        if self.settings.plan_only:  # else the run has begun, which migrates
+            self.store.migrate()
+        return self.store
+
+    def _nothing_recorded(self, path: Path) -> NotRun:
+        from pytest_autotune.bench import NotRun
+
+        return NotRun(self.how_to_start(path))
 
     def missing(self, plan: Plan) -> tuple[str, ...]:
         """Say what this machine lacks for the plan, one sentence each."""
@@ -160,24 +201,26 @@ class Run:
         return missing
 
     def how_to_start(self, path: Path) -> str:
-        """Say what to do about a suite that is not searched in this run."""
+        """Say what to do about a suite that is neither searched nor verified in this run."""
         shown = os.path.relpath(path, self.config.invocation_params.dir)
         return f"no recorded best configuration; find one with: pytest {shown} --autotune"
 
     def bench(self, plan: Plan) -> Bench:
         """Return what a trial of `plan` works with, and note that this run covers the suite."""
-        from pytest_autotune.beginning import FIRST, begins_with
+        from pytest_autotune.beginning import FIRST, VERIFIES, begins_with
         from pytest_autotune.bench import Bench
         from pytest_autotune.feasibility import conditions
 
         document = plan.suite.document() | {"path": str(plan.suite.path), FIRST: self.first(plan)}
+        if plan.baseline is not None:
+            document[VERIFIES] = plan.baseline.model_dump(mode="json", by_alias=True)
         document |= conditions(plan.suite, version=plan.installed.version)
         noted = self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
         return Bench(
             store=self.store,
             run_id=self.id,
             owner=self.owner,
-            fresh=self.settings.fresh,
+            fresh=self.settings.fresh or plan.baseline is not None,
             rejudge=self.settings.rejudge,
             output=self.directory,
             deployer=self._deployer(plan.suite),
@@ -201,7 +244,7 @@ class Run:
         """
         from pytest_autotune.beginning import FIRST, first_of
 
-        if plan.suite.strategy == "grid" or self.settings.rejudge:
+        if plan.suite.strategy == "grid" or plan.baseline is not None or self.settings.rejudge:
             return {}
         if plan.nodeid not in self._firsts:
             begun = None if self.settings.fresh else self.store.beginning(plan.study)
@@ -217,7 +260,8 @@ class Run:
         from pytest_autotune.feasibility import Feasibility, known_out_of_memory
 
         flags, knobs = plan.installed.flags, plan.engine.memory_knobs
-        starts = () if self.settings.fresh or self.settings.rejudge else self.store.starts()
+        anew = self.settings.fresh or plan.baseline is not None
+        starts = () if anew or self.settings.rejudge else self.store.starts()
         known = known_out_of_memory(starts, document, knobs=knobs, flags=flags)
         return Feasibility(plan.suite, plan.engine, document["fixed"], flags, known)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from pytest_autotune.stash import settings_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +22,11 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
     (pytest-dev/pytest-xdist#1313, #1327, #1378); it can go when #1371 is released. A trial dies
     with its server, so what is left of it is reported as lost; trials not yet begun go back.
     """
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what stays together: a trial, or a whole suite whose sides are compared in turn on one machine."""
+        scope: str = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if settings_of(self.config).compare is not None else scope
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Forget a dead worker; return the item that it was running, if any."""

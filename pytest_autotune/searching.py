@@ -34,7 +34,7 @@ def begin(config: pytest.Config) -> None:
     from pytest_autotune import nodes
 
     _refuse_reruns(config)
-    _refuse_fresh_rejudging(settings_of(config))
+    _refuse_contradictions(settings_of(config))
     config.pluginmanager.register(nodes, "autotune-fixtures")
     if settings_of(config).plan_only:
         return
@@ -62,7 +62,11 @@ def _refuse_reruns(config: pytest.Config) -> None:
         )
 
 
-def _refuse_fresh_rejudging(settings: Settings) -> None:
+def _refuse_contradictions(settings: Settings) -> None:
+    if settings.compare is not None and settings.searching:
+        raise pytest.UsageError(
+            "--autotune-compare compares what is recorded and --autotune searches: leave one of them out"
+        )
     if settings.fresh and settings.rejudge:
         raise pytest.UsageError(
             "--autotune-fresh measures everything again and --autotune-rejudge nothing: leave one of them out"
@@ -162,11 +166,16 @@ def go_on_without(node: WorkerController) -> None:
 
 def restate_report(report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Restate the report of a trial's item; leave other tests alone."""
-    from pytest_autotune.nodes import NotSearched, Trial
+    from pytest_autotune.nodes import SuiteNotRun, Trial
     from pytest_autotune.outcomes import restate
+    from pytest_autotune.pairing import is_baseline
 
-    if isinstance(item.parent, Trial) or isinstance(item, NotSearched):
-        restate(report, item, None if call.excinfo is None else call.excinfo.value)
+    if isinstance(item.parent, Trial) or isinstance(item, SuiteNotRun):
+        error = None if call.excinfo is None else call.excinfo.value
+        findings = settings_of(item.config).searching
+        if isinstance(item.parent, Trial):
+            findings = findings or is_baseline(item.parent.slot.name)
+        restate(report, item, error, findings=findings)
 
 
 @contextmanager
@@ -221,8 +230,9 @@ def _report_gate(session: pytest.Session, conclusion: Conclusion) -> None:
     suite, gate = conclusion.nodeid, conclusion.gate
     hook, nodeid, now = session.config.hook, f"{suite}::gate", time.time()
     location = (suite, None, "gate")
-    verdict: Outcome = "skipped" if conclusion.partial else "passed" if gate.holds else "failed"
-    text = (suite, 1, f"Skipped: {conclusion.partial}") if conclusion.partial else gate.reason or None
+    skipped = conclusion.partial or ("" if gate.holds or gate.broken else gate.reason)
+    verdict: Outcome = "skipped" if skipped else "passed" if gate.holds else "failed"
+    text = (suite, 1, f"Skipped: {skipped}") if skipped else gate.reason or None
     session.testscollected += 1
     hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
     for when in PHASES:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from pytest_autotune.discovery import may_verify
 
+if TYPE_CHECKING:
     import pytest
+
+WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`: the run that it belongs to
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the command line and the ini file say about this run."""
 
-    active: bool  # --autotune or --autotune-rejudge, and something is to be run
+    searching: bool  # --autotune or --autotune-rejudge
+    active: bool  # this is a run: it searches, or there may be something to verify
     plan_only: bool  # --collect-only or --setup-plan: show, start nothing
     fresh: bool
     rejudge: bool  # judge what is recorded, deploy nothing
+    compare: str | None  # what to compare with, in pairs: a file, or a revision of the repository
+    record: bool  # write what a search selects beside its suite
     store_url: str
+    store_file: Path | None  # of an SQLite store
     output: Path  # directory of results, logs and exports; not yet created
     junit: Path | None
     suite_patterns: tuple[str, ...]
@@ -33,25 +41,41 @@ class Settings:
         url = config.getoption("autotune_store") or config.getini("autotune_store")
         junit = config.getoption("autotune_junit")
         rejudge = config.getoption("autotune_rejudge")
+        searching = config.getoption("autotune") or rejudge
+        patterns = tuple(config.getini("autotune_suites"))
+        store_url = _store_url(url, output, config.invocation_params.dir)
+        store_file = Path(store_url.removeprefix(_SQLITE)) if store_url.startswith(_SQLITE) else None
         return cls(
-            active=config.getoption("autotune") or rejudge,
+            searching=searching,
+            active=searching or _verifying(config, patterns, store_file),
             plan_only=bool(config.option.collectonly or config.option.setupplan),
             fresh=config.getoption("autotune_fresh"),
             rejudge=rejudge,
-            store_url=_store_url(url, output, config.invocation_params.dir),
+            compare=config.getoption("autotune_compare"),
+            record=config.getoption("autotune_record"),
+            store_url=store_url,
+            store_file=store_file,
             output=output,
             junit=None if junit is None else config.invocation_params.dir / junit,
-            suite_patterns=tuple(config.getini("autotune_suites")),
+            suite_patterns=patterns,
             root=config.rootpath,
             verbose=config.option.verbose > 0,
         )
 
 
+def _verifying(config: pytest.Config, patterns: tuple[str, ...], store_file: Path | None) -> bool:
+    """Say whether there may be something to verify; the workers of xdist do as their controller says."""
+    worker: dict[str, str] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        return WORKER_RUN_ID in worker
+    return may_verify(config, patterns, store_file)
+
+
 def _store_url(text: str, output: Path, base: Path) -> str:
     """A URL is taken as it is, anything else is the path of an SQLite file."""
     if not text:
-        return f"sqlite:///{output / 'results.db'}"
-    return text if "://" in text else f"sqlite:///{base / text}"
+        return f"{_SQLITE}{output / 'results.db'}"
+    return text if "://" in text else f"{_SQLITE}{base / text}"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -71,6 +95,18 @@ def add_options(parser: pytest.Parser) -> None:
         "--autotune-rejudge",
         action="store_true",
         help="search without deploying anything: judge what is recorded by the limits and the objective of today",
+    )
+    group.addoption(
+        "--autotune-record",
+        action="store_true",
+        help="write the configuration that a search selects beside its suite (chat.best.json for chat.yaml), "
+        "where runs without --autotune verify it",
+    )
+    group.addoption(
+        "--autotune-compare",
+        metavar="REF",
+        help="verify, and deploy baseline and candidate in turn: the recorded best against that of a file, or of a "
+        "git revision, branch or tag",
     )
     group.addoption(
         "--autotune-store",

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_autotune.settings import Settings
+from pytest_autotune.settings import WORKER_RUN_ID, Settings
 
 if TYPE_CHECKING:
     from pytest_autotune.run import Run
 
-WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`
 WORKER_INTERRUPTED = "autotune_interrupted"  # in its `workeroutput`
 
-NOT_SEARCHED = "autotune.not_searched"  # property of the report that stands for a suite: why it is not run
+NOT_RUN = "autotune.not_run"  # property of the report that stands for a suite: why it is not run
 
 settings_key = pytest.StashKey[Settings]()
 run_key = pytest.StashKey["Run"]()

@@ -18,10 +18,11 @@ LAYERS = [
     {"space", "constraints", "slo", "capacity"},
     {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
-    | {"suite", "suite_file", "suite_space", "suite_price", "suite_schema"},
-    {"search", "scope", "bayes", "surrogate", "seeding", "selection", "gate", "explanation", "pareto"}
-    | {"comparison", "confirmation", "screening", "tiers", "transfer"},
-    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "engines", "deploy"}
+    | {"suite", "suite_file", "suite_space", "suite_price", "suite_gate", "suite_schema", "baseline"},
+    {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
+    | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
+    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
+    | {"engines", "deploy"}
     | {"load.others"},
     {"reporting"},
     {
@@ -37,8 +38,8 @@ LAYERS = [
         "choosing",
         "plan",
     }
-    | {"views", "progress", "results", "run", "load_command"},
-    {"settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
+    | {"verifying", "pairing", "views", "progress", "results", "run", "load_command"},
+    {"discovery", "settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
     {"plugin", "__main__", "__init__"},
 ]
 MAY_IMPORT = {

@@ -45,10 +45,10 @@ def junit_text(reports: Iterable[SuiteReport]) -> str:
     """Return the verdict report of a run as XML.
 
     A rule of the gate that does not hold is a failure. Of the selected configuration, and of no
-    other, every batch is listed. As in the run itself, a batch that violates, or that the server
-    could not carry, is a finding (skipped, with its reason): the build breaks by the gate. One
-    that could not be measured is an error. What is longer than a line stands in the element's
-    text, which is what CI systems show.
+    other, every batch is listed. As in the run itself, of a search a batch that violates, or that the server
+    could not carry, is a finding (skipped, with its reason): the build breaks by the gate. Of a verification it is
+    a failure, or an error. One that could not be measured is an error. What is longer than a line stands in the
+    element's text, which is what CI systems show.
     """
     from junit_xml import to_xml_report_string
 
@@ -64,7 +64,7 @@ def metric_name(metric: str) -> str:
 def _suite(report: SuiteReport) -> TestSuite:
     from junit_xml import TestSuite
 
-    best = report.selection.best
+    best = report.selection.best if report.verification is None else report.selection.ranking[-1]
     cases = [_rule(rule, report) for rule in report.gate.rules]
     if best is not None:
         cases.extend(_batch(batch, best, report) for batch in best.batches)
@@ -125,6 +125,9 @@ def _rule(rule: Rule, report: SuiteReport) -> TestCase:
     if rule.holds:
         case.stdout = _clean(rule.explanation, report)
         return case
+    if rule.open:
+        case.add_skipped_info(_line(rule.explanation.partition(". ")[0], report), _clean(rule.explanation, report))
+        return case
     evidence = "\n".join([rule.explanation, *_evidence(report.selection)])
     case.add_failure_info(
         _line(rule.explanation.partition(". ")[0], report), _clean(evidence, report), failure_type=rule.name
@@ -156,8 +159,10 @@ def _batch(batch: JudgedBatch, judged: JudgedTrial, report: SuiteReport) -> Test
     match verdict.status:
         case Status.COMPLIANT:
             pass
-        case Status.VIOLATING | Status.INFEASIBLE:
+        case Status.VIOLATING | Status.INFEASIBLE if report.verification is None:
             case.add_skipped_info(message, text)
+        case Status.VIOLATING:
+            case.add_failure_info(message, text, failure_type=str(verdict.status))
         case _:
             case.add_error_info(message, text, error_type=str(verdict.status))
     return case

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_autotune.budget import Cost
     from pytest_autotune.explanation import Explanation
     from pytest_autotune.gate import Gate
+    from pytest_autotune.held import Verification
     from pytest_autotune.pareto import Point
     from pytest_autotune.selection import JudgedTrial, Selection
     from pytest_autotune.suite import Suite
@@ -88,6 +89,7 @@ class SuiteReport:
     spent: Cost | None = None  # what the whole search has cost, in all its runs
     tiers: tuple[TierReport, ...] = ()
     everything: Cost | None = None  # about what the full grid would; None when that cannot be said
+    verification: Verification | None = None  # None for a search
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -1,0 +1,85 @@
+"""What a verification came to in the terminal: each metric then and now, and each rule of the gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_autotune.formatting import change, count, duration, quantity, title
+from pytest_autotune.metrics import SHARES
+from pytest_autotune.reporting.lines import clean, configured, cut, table
+from pytest_autotune.reporting.sending import sending_lines, warning_lines
+from pytest_autotune.selection import slo_lines
+
+if TYPE_CHECKING:
+    from pytest_autotune.comparison import Effect
+    from pytest_autotune.gate import Rule
+    from pytest_autotune.held import Held
+    from pytest_autotune.reporting.report import SuiteReport
+
+WEAKER = "one stored measurement, so what differs between machines and hours is in every change"
+
+
+def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = False) -> list[str]:
+    """Return the lines of a suite that was verified; `verbose` adds how its load was sent."""
+    verification = report.verification
+    assert verification is not None, "only a verification has such lines"
+    judged = report.selection.ranking[-1]  # of several the worst
+    version = f" {report.engine_version}" if report.engine_version else ""
+    headline = (
+        f"{report.path}: {report.suite.name} on {report.suite.engine}{version}: verified "
+        f"{configured(judged, report)}, {duration(report.elapsed_s)}"
+    )
+    lines = [clean(headline, report)]
+    if verification.comparison is None:
+        lines.append(f"  held against {verification.baseline.origin}: {WEAKER}")
+        lines += [f"  not compared: {clean(text, report)}" for text in verification.refused]
+        header = ["", "at", "baseline", "now", "change", "allowed", ""]
+        rows = [row for held in verification.held for row in _rows(held)]
+    else:
+        effects = verification.comparison.effects
+        pairs = max((effect.pairs for effect in effects), default=0)
+        lines.append(f"  compared with {verification.baseline.origin}: {count(pairs, 'pair')} of deployments in turn")
+        header = ["", "at", "change", "from", "to", "allowed", ""]
+        rows = [row for effect in effects for row in _effect_rows(effect)]
+    lines += [f"  changed: {clean(text, report)}" for text in verification.changed]
+    if rows:
+        lines += ["", *cut(table(header, rows, left=(0, 1, 6)), width)]
+    lines += ["", *(_ruled(rule, report) for rule in report.gate.rules)]
+    told = report.selection.ranking if verbose else (judged,)
+    for one in told:
+        lines += [f"  {clean(line, report)}" for line in slo_lines(one) if verbose]
+        tell = sending_lines if verbose else warning_lines
+        lines += [f"  {clean(line, report)}" for batch in one.batches for line in tell(batch.record)]
+    return lines
+
+
+def _ruled(rule: Rule, report: SuiteReport) -> str:
+    return f"  {'holds' if rule.holds else 'OPEN' if rule.open else 'BROKEN'}: {clean(rule.explanation, report)}"
+
+
+def _effect_rows(effect: Effect) -> list[list[str]]:
+    """Return a row for each load level, and one for all of them with its interval, which is what is judged."""
+    name, write = title(effect.metric), _points if effect.metric in SHARES else change
+    interval = [write(effect.low), write(effect.high)] if effect.noise is not None else ["-", "-"]
+    judged = [*interval, f"{write(effect.tolerance.worse).lstrip('+')} worse", str(effect.outcome)]
+    if len(effect.by_level) == 1:
+        return [[name, *effect.levels, write(effect.change), *judged]]
+    levels = [[name, level, write(value)] for level, value in effect.by_level.items()]
+    return [*levels, [name, "all", write(effect.change), *judged]]
+
+
+def _points(value: float) -> str:
+    return change(value).replace("%", "points")
+
+
+def _rows(held: Held) -> list[list[str]]:
+    """Return a row for each load level, and with several one for all of them, which is what is judged."""
+    levels = [
+        [title(held.metric), name, *(quantity(held.metric, value) for value in pair), change(pair[1] / pair[0] - 1)]
+        for name, pair in held.levels.items()
+    ]
+    allowed = "" if held.tolerance is None else f"{change(held.tolerance).lstrip('+')} worse"
+    judged = [allowed, "" if held.tolerance is None else held.outcome]
+    if len(levels) == 1:
+        return [[*levels[0], *judged]]
+    return [*levels, [title(held.metric), "all", "", "", change(held.change), *judged]]

@@ -1,0 +1,158 @@
+"""Verification: what is recorded of a suite's best configuration, and the trial that measures it again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.baseline import (
+    Baseline,
+    Served,
+    beside,
+    changes,
+    differences,
+    parse_baseline,
+    read_baseline,
+    rounded,
+)
+from pytest_autotune.bench import Slot
+from pytest_autotune.choosing import given
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.hardware import fingerprint
+from pytest_autotune.held import Verification, hold
+from pytest_autotune.masking import mask
+from pytest_autotune.records import utc_text
+from pytest_autotune.revisions import text_at
+from pytest_autotune.selection import judge_trial, select
+from pytest_autotune.suite import SENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+    from pathlib import Path
+
+    from pytest_autotune.bench import Plan
+    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.selection import JudgedBatch, JudgedTrial
+    from pytest_autotune.store import Store
+    from pytest_autotune.suite import Suite
+
+BEST = "best"  # name of the trial that verifies
+RECORDED = ("output_throughput", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p99")  # beside what the suite is about
+
+_NOT_COMPARED = ("concurrency", "rate", "burst")  # of a load: each level is compared with itself
+
+
+def recorded_metrics(suite: Suite) -> tuple[str, ...]:
+    """Return the metrics that a baseline of the suite has: those of its objective, limits and gate, and a usual few."""
+    named = [suite.objective.metric, *suite.gate.tolerances, *(limit.metric for limit in suite.slo)]
+    return tuple(dict.fromkeys((*named, *RECORDED)))
+
+
+def baseline_of(plan: Plan, best: JudgedTrial, *, run_id: str, at: datetime, commit: str = "") -> Baseline:
+    """Return what is recorded of a trial: its compliant load levels, of a searched load those that it stands for."""
+    batches: Iterable[JudgedBatch] = best.compliant
+    if plan.suite.load.searched is not None:
+        batches = (batch for batch in batches if batch.level in (best.capacity, best.level))
+    names = recorded_metrics(plan.suite)
+    levels = {
+        batch.level.name: rounded({name: batch.record.metrics[name] for name in names if name in batch.record.metrics})
+        for batch in batches
+    }
+    return _described(plan, best.trial, levels, run=run_id, recorded_at=utc_text(at, timespec="seconds"), commit=commit)
+
+
+def _described(plan: Plan, trial: TrialRecord, levels: dict[str, dict[str, float]], **origin: str) -> Baseline:
+    suite = plan.suite
+    load = suite.load.model_dump(mode="json", exclude_defaults=True)
+    served: dict[str, Any] = mask(suite.model_dump(mode="json", include=set(Served.model_fields)))
+    return Baseline(
+        suite=suite.name,
+        engine=suite.engine,
+        engine_version=plan.installed.version,
+        model=suite.model,
+        hardware=fingerprint(),
+        configuration=dict(trial.configuration),
+        server=Served.model_validate(served),
+        load={name: value for name, value in load.items() if name not in (*_NOT_COMPARED, *SENDING)},
+        levels=levels,
+        **origin,
+    )
+
+
+def recorded(plan: Plan, store: Store | None) -> Baseline | None:
+    """Return the recorded best of a suite: that of the file beside it, else what the store's last search selects.
+
+    Raises `SuiteError` for a file that cannot be read, or that another suite or engine was recorded in.
+    """
+    path = beside(plan.suite.path)
+    if path.exists():
+        baseline = read_baseline(path)
+        for name, now in (("suite", plan.suite.name), ("engine", plan.suite.engine)):
+            then = getattr(baseline, name)
+            if then != now:
+                problem = f"{name}: recorded for {then}, but {plan.suite.path.name} has {now}"
+                raise SuiteError(f"{problem}; record it anew with --autotune --autotune-record", path=path)
+        return baseline
+    return None if store is None else _stored(plan, store)
+
+
+def referred(reference: str, suite: Suite, *, directory: Path) -> Baseline:
+    """Return the baseline of a suite that a reference names: a file, from `directory`, or else a revision.
+
+    At a revision it is the file beside the suite. Raises `SuiteError`.
+    """
+    file = directory / reference
+    if file.suffix == ".json" or file.is_file():
+        return read_baseline(file)
+    path = beside(suite.path)
+    text, commit = text_at(reference, path)
+    baseline = parse_baseline(text, f"{path.name} at {reference}")
+    return baseline.model_copy(update={"commit": commit})
+
+
+def _stored(plan: Plan, store: Store) -> Baseline | None:
+    suite = plan.suite
+    best = select(
+        judge_trial(trial, limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
+        for trial in plan.history(store)
+    ).best
+    if best is None:
+        return None
+    return baseline_of(plan, best, run_id=best.trial.run_id, at=best.trial.started_at)
+
+
+def verified(plan: Plan, baseline: Baseline) -> Plan:
+    """Return the plan of a verification: one trial with the recorded configuration, at the recorded load levels.
+
+    Its measurements are a study of their own: each run makes them anew.
+    """
+    for name in baseline.configuration:
+        if name in plan.suite.fixed:
+            problem = (
+                f"configuration: {name!r} stands in fixed of {plan.suite.path.name}, too; remove it from one of them"
+            )
+            raise SuiteError(problem, path=beside(plan.suite.path))
+    study = hashlib.sha256(f"verify {plan.study}".encode()).hexdigest()[:32]
+    slot = Slot(BEST, 0, baseline.configuration, given(baseline.configuration))
+    return replace(plan, study=study, slots=(slot,), levels=tuple(baseline.measured), first=(), baseline=baseline)
+
+
+def verification_of(plan: Plan, baseline: Baseline, judged: JudgedTrial) -> Verification:
+    """Hold what was measured against the baseline, if the two may be compared."""
+    suite = plan.suite
+    levels = {batch.level.name: dict(batch.record.metrics) for batch in judged.batches} or baseline.levels
+    now = _described(plan, judged.trial, levels, run=judged.trial.run_id, recorded_at="")
+    refused, changed = tuple(differences(baseline, now)), tuple(changes(baseline, now))
+    if refused:
+        return Verification(baseline, (), refused=refused, changed=changed)
+    held = hold(
+        baseline.levels,
+        [batch.record for batch in judged.batches],
+        metrics=recorded_metrics(suite),
+        tolerances=suite.gate.tolerances,
+    )
+    shown = {one.metric for one in held}
+    lacking = tuple(metric for metric in suite.gate.tolerances if metric not in shown)
+    return Verification(baseline, held, changed=changed, lacking=lacking if judged.batches else ())
