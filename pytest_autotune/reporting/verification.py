@@ -33,7 +33,7 @@ def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = 
     if verification.comparison is None:
         lines.append(f"  held against {verification.baseline.origin}: {WEAKER}")
         lines += [f"  not compared: {clean(text, report)}" for text in verification.refused]
-        header = ["", "at", "baseline", "now", "change", "allowed", ""]
+        header = ["", "at", "baseline", "now", "change", ""]
         rows = [row for held in verification.held for row in _rows(held)]
     else:
         effects = verification.comparison.effects
@@ -43,7 +43,7 @@ def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = 
         rows = [row for effect in effects for row in _effect_rows(effect)]
     lines += [f"  changed: {clean(text, report)}" for text in verification.changed]
     if rows:
-        lines += ["", *cut(table(header, rows, left=(0, 1, 6)), width)]
+        lines += ["", *cut(table(header, rows, left=(0, 1, len(header) - 1)), width)]
     lines += ["", *(_ruled(rule, report) for rule in report.gate.rules)]
     told = report.selection.ranking if verbose else (judged,)
     for one in told:
@@ -61,7 +61,7 @@ def _effect_rows(effect: Effect) -> list[list[str]]:
     """Return a row for each load level, and one for all of them with its interval, which is what is judged."""
     name, write = title(effect.metric), _points if effect.metric in SHARES else change
     interval = [write(effect.low), write(effect.high)] if effect.noise is not None else ["-", "-"]
-    judged = [*interval, f"{write(effect.tolerance.worse).lstrip('+')} worse", str(effect.outcome)]
+    judged = [*interval, write(effect.tolerance.worse).lstrip("+"), str(effect.outcome)]
     if len(effect.by_level) == 1:
         return [[name, *effect.levels, write(effect.change), *judged]]
     levels = [[name, level, write(value)] for level, value in effect.by_level.items()]
@@ -69,7 +69,7 @@ def _effect_rows(effect: Effect) -> list[list[str]]:
 
 
 def _points(value: float) -> str:
-    return change(value).replace("%", "points")
+    return change(value).replace("%", "pp")
 
 
 def _rows(held: Held) -> list[list[str]]:
@@ -78,8 +78,7 @@ def _rows(held: Held) -> list[list[str]]:
         [title(held.metric), name, *(quantity(held.metric, value) for value in pair), change(pair[1] / pair[0] - 1)]
         for name, pair in held.levels.items()
     ]
-    allowed = "" if held.tolerance is None else f"{change(held.tolerance).lstrip('+')} worse"
-    judged = [allowed, "" if held.tolerance is None else held.outcome]
+    judged = [] if held.tolerance is None else [held.outcome]
     if len(levels) == 1:
         return [[*levels[0], *judged]]
     return [*levels, [title(held.metric), "all", "", "", change(held.change), *judged]]

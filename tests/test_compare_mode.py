@@ -1,0 +1,90 @@
+"""`--autotune-compare REF`: baseline and candidate are deployed in turn, and what differs is told with its interval."""
+
+import subprocess
+from itertools import pairwise
+
+import pytest
+
+from tests.conftest import QUICK_SUITE
+from tests.make_baselines import record
+
+SUITE = QUICK_SUITE.replace("objective:", "gate: {throughput: -25%, pairs: 4}\nobjective:")
+RECORD = "suites/quick.best.json"
+
+
+@pytest.fixture
+def recorded(project):
+    """A repository whose first commit, tagged v1, has a suite and the best that was found for it."""
+    project.suite(SUITE)
+    record(project)
+    git(project, "init", "-q")
+    git(project, "add", "suites")
+    git(project, "commit", "-q", "-m", "first")
+    git(project, "tag", "v1")
+    return project
+
+
+def git(project, *arguments):
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    subprocess.run(command, cwd=project.path, check=True)
+
+
+def slots(project):
+    with project.store() as store:
+        return [trial.slot for trial in store.trials_of_run(store.runs()[0].id)]
+
+
+def test_equal_sides_are_deployed_in_turn_and_no_change_is_shown(recorded):
+    result = recorded.run("suites", "--autotune-compare", RECORD)
+    assert result.ret == 0, result.stdout.str()
+    order = ["baseline-1", "best-1", "best-2", "baseline-2", "baseline-3", "best-3", "best-4", "baseline-4"]
+    assert slots(recorded) == order
+    result.stdout.fnmatch_lines(["*4 pairs of deployments in turn", "*output throughput*all*25 %*no change"])
+
+
+def test_a_slower_candidate_is_a_regression_since_the_revision(recorded):
+    recorded.suite(SUITE.replace("time-scale: 0.2", "time-scale: 0.6"))
+    result = recorded.run("suites", "--autotune-compare", "v1", "--autotune-junit=verdict.xml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["*changed: server.fixed.time-scale: 0.2 then, 0.6 now*", "*output throughput*all*regression"]
+    )
+    verdict = recorded.testcases("verdict.xml")["quick.gate.not-worse.output_throughput"].find("failure").text
+    assert "more than the 25 % allowed, since commit " in verdict
+    assert "To see it again: pytest suites/quick.yaml --autotune-compare v1." in verdict
+
+
+def test_no_further_pair_is_deployed_once_the_comparison_is_settled(recorded):
+    recorded.suite(SUITE.replace("time-scale: 0.2", "time-scale: 0.6").replace("pairs: 4", "pairs: 8"))
+    result = recorded.run("suites", "--autotune-compare", "v1", "-rs")
+    assert result.ret == 1
+    assert len(slots(recorded)) < 16
+    result.stdout.fnmatch_lines(["SKIPPED*the comparison is settled after * pairs: regression"])
+
+
+def test_workers_keep_the_sides_of_a_suite_together(recorded):
+    result = recorded.run("suites", "--autotune-compare", "v1", "-n2")
+    assert result.ret == 0, result.stdout.str()
+    with recorded.store() as store:
+        trials = store.trials_of_run(store.runs()[0].id)
+    assert len({trial.owner for trial in trials}) == 1
+    times = [(trial.started_at, trial.ended_at) for trial in trials]
+    assert all(end <= start for (_, end), (start, _) in pairwise(times))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (
+            ["--autotune-compare", "v9"],
+            2,
+            "*'v9' is neither a file nor a revision, branch or tag of the repository of *",
+        ),
+        (["--autotune-compare", "other.json"], 2, "*other.json: cannot be read: *"),
+        (["--autotune", "--autotune-compare", "v1"], 4, "*--autotune-compare compares what is recorded*"),
+    ],
+)
+def test_what_cannot_be_compared_with_is_one_line(recorded, arguments, status, line):
+    result = recorded.run("suites", *arguments)
+    assert result.ret == status
+    (result.stdout if status == 2 else result.stderr).fnmatch_lines([line])
