@@ -6,6 +6,7 @@ import re
 import pytest
 
 from pytest_autotune import tables
+from pytest_autotune.baseline import Baseline
 from pytest_autotune.constraints import Constraint
 from pytest_autotune.metrics import COSTS, COUNTS, IN_FLIGHT, IN_FLIGHT_STATISTICS, RATES, SHARES, STATISTICS, TIMES
 from pytest_autotune.reporting.export import best_document
@@ -17,6 +18,7 @@ from tests.make_reports import BEST, DEFAULTS, report
 
 SUITES = (ROOT / "docs" / "suites.md").read_text()
 METRICS = (ROOT / "docs" / "metrics.md").read_text()
+GATE = (ROOT / "docs" / "gate.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 SCHEMA = suite_schema()
 BLOCKS = {
@@ -41,6 +43,19 @@ def test_every_key_of_a_block_is_documented_with_its_default(heading):
             assert documented[key][0].strip("`") == written(field["default"]), key
     if heading == "The suite":
         assert {key for key, cells in documented.items() if cells[0] == "required"} == set(SCHEMA["required"])
+
+
+def test_every_key_of_the_gate_is_documented_with_its_default():
+    documented = table(GATE, "What may get worse")
+    keys = SCHEMA["properties"]["gate"]["properties"].keys() - {"throughput"}
+    assert documented.keys() == {"a metric", *keys}
+    assert documented["pairs"][0] == f"`{SCHEMA['properties']['gate']['properties']['pairs']['default']}`"
+
+
+def test_every_field_of_a_record_is_documented():
+    documented = table(GATE, "The record")
+    names = {name.strip(" `") for key in documented for name in key.split(",")}
+    assert names == {field.alias or name for name, field in Baseline.model_fields.items()}
 
 
 def test_every_key_inside_a_load_is_documented_with_its_default():

@@ -14,7 +14,8 @@ from tests.documents import DOCUMENTS, ROOT, blocks, commands
 README = (ROOT / "README.md").read_text()
 TUNE = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/pytest suites/quickstart.yaml --autotune -v"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -n 2 --dist loadgroup"
-PYTEST = [shlex.split(line)[1:] for path in DOCUMENTS for line in commands(path) if line.startswith("pytest ")]
+LINES = dict.fromkeys(line for path in DOCUMENTS for line in commands(path) if line.startswith("pytest "))
+PYTEST = [shlex.split(line)[1:] for line in LINES]
 SUITES = [(path, text) for path in DOCUMENTS for text in blocks(path, "yaml") if text.startswith("name:")]
 
 
