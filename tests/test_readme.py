@@ -129,7 +129,7 @@ def test_every_option_exists(pytester):
     mentioned = {option for path in DOCUMENTS for option in re.findall(r"`(--[a-z-]+)", path.read_text())}
     mentioned |= {word.partition("=")[0] for arguments in PYTEST for word in arguments if word.startswith("--")}
     assert {"--autotune", "--autotune-fresh", "--autotune-store", "--autotune-junit"} <= mentioned
-    foreign = {"--name", "--no-name"}  # stand for flags of an engine
+    foreign = {"--name", "--no-name", "--reruns"}  # stand for flags of an engine, and one of pytest-rerunfailures
     assert [option for option in sorted(mentioned - foreign) if not re.search(rf"{option}\b(?!-)", known)] == []
     ini = {
         name for path in DOCUMENTS for name in re.findall(r"`(autotune_(?:suites|store|output)\w*)`", path.read_text())
