@@ -30,6 +30,7 @@ class Settings:
     store_file: Path | None  # of an SQLite store
     output: Path  # directory of results, logs and exports; not yet created
     junit: Path | None
+    markdown: Path | None
     suite_patterns: tuple[str, ...]
     root: Path
     verbose: bool
@@ -39,7 +40,7 @@ class Settings:
         """Resolve options over ini values over defaults."""
         output = config.rootpath / config.getini("autotune_output")
         url = config.getoption("autotune_store") or config.getini("autotune_store")
-        junit = config.getoption("autotune_junit")
+        junit, markdown = config.getoption("autotune_junit"), config.getoption("autotune_markdown")
         rejudge = config.getoption("autotune_rejudge")
         searching = config.getoption("autotune") or rejudge
         patterns = tuple(config.getini("autotune_suites"))
@@ -57,6 +58,7 @@ class Settings:
             store_file=store_file,
             output=output,
             junit=None if junit is None else config.invocation_params.dir / junit,
+            markdown=None if markdown is None else config.invocation_params.dir / markdown,
             suite_patterns=patterns,
             root=config.rootpath,
             verbose=config.option.verbose > 0,
@@ -117,6 +119,11 @@ def add_options(parser: pytest.Parser) -> None:
         "--autotune-junit",
         metavar="PATH",
         help="write the verdicts (gate and selected configuration of each suite) as JUnit XML",
+    )
+    group.addoption(
+        "--autotune-markdown",
+        metavar="PATH",
+        help="write what each suite came to as Markdown, for $GITHUB_STEP_SUMMARY or a comment",
     )
     parser.addini("autotune_store", "results store: path of an SQLite file or any SQLAlchemy URL", default="")
     parser.addini("autotune_output", "directory of results, logs and exports", default=".autotune")

@@ -13,7 +13,7 @@ from pytest_autotune.selection import slo_lines
 if TYPE_CHECKING:
     from pytest_autotune.comparison import Effect
     from pytest_autotune.gate import Rule
-    from pytest_autotune.held import Held
+    from pytest_autotune.held import Held, Verification
     from pytest_autotune.reporting.report import SuiteReport
 
 WEAKER = "one stored measurement, so what differs between machines and hours is in every change"
@@ -33,15 +33,12 @@ def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = 
     if verification.comparison is None:
         lines.append(f"  held against {verification.baseline.origin}: {WEAKER}")
         lines += [f"  not compared: {clean(text, report)}" for text in verification.refused]
-        header = ["", "at", "baseline", "now", "change", ""]
-        rows = [row for held in verification.held for row in _rows(held)]
     else:
         effects = verification.comparison.effects
         pairs = max((effect.pairs for effect in effects), default=0)
         lines.append(f"  compared with {verification.baseline.origin}: {count(pairs, 'pair')} of deployments in turn")
-        header = ["", "at", "change", "from", "to", "allowed", ""]
-        rows = [row for effect in effects for row in _effect_rows(effect)]
     lines += [f"  changed: {clean(text, report)}" for text in verification.changed]
+    header, rows = measured_table(verification)
     if rows:
         lines += ["", *cut(table(header, rows, left=(0, 1, len(header) - 1)), width)]
     lines += ["", *(_ruled(rule, report) for rule in report.gate.rules)]
@@ -51,6 +48,15 @@ def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = 
         tell = sending_lines if verbose else warning_lines
         lines += [f"  {clean(line, report)}" for batch in one.batches for line in tell(batch.record)]
     return lines
+
+
+def measured_table(verification: Verification) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of what was compared, of each metric by load level, and of all that is judged."""
+    if verification.comparison is None:
+        rows = [row for held in verification.held for row in _rows(held)]
+        return ["", "at", "baseline", "now", "change", ""], rows
+    rows = [row for effect in verification.comparison.effects for row in _effect_rows(effect)]
+    return ["", "at", "change", "from", "to", "allowed", ""], rows
 
 
 def _ruled(rule: Rule, report: SuiteReport) -> str:
