@@ -142,7 +142,7 @@ def verified(plan: Plan, baseline: Baseline) -> Plan:
 def verification_of(plan: Plan, baseline: Baseline, judged: JudgedTrial) -> Verification:
     """Hold what was measured against the baseline, if the two may be compared."""
     suite = plan.suite
-    levels = {batch.level.name: dict(batch.record.metrics) for batch in judged.batches} or baseline.levels
+    levels = {batch.level.name: rounded(batch.record.metrics) for batch in judged.batches} or baseline.levels
     now = _described(plan, judged.trial, levels, run=judged.trial.run_id, recorded_at="")
     refused, changed = tuple(differences(baseline, now)), tuple(changes(baseline, now))
     if refused:
