@@ -21,7 +21,9 @@ FEWEST_PAIRS = 4  # before which nothing can be told
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`gate:` by how much each metric may get worse than its baseline, relative to it; the others are not judged.
+    """`gate:` by how much each metric may get worse; the others are not judged.
+
+    That is relative to the baseline, or of a share as it is (0.01: 1 pp).
 
     `inconclusive` says what follows where it cannot be told whether something got worse; None where the suite does not.
     """

@@ -75,7 +75,7 @@ def _writer(metric: str) -> Callable[[float], str]:
 
 
 def _points(value: float) -> str:
-    return change(value).replace("%", "points")
+    return change(value).replace("%", "pp")
 
 
 def _rows(held: Held) -> list[list[str]]:
