@@ -86,7 +86,9 @@ def test_the_name_of_every_level_is_read_back(level):
     ["", "8", "c", "x8", "c8 ", "c-8", "c08", "c8.0", "c8.5", "c0", "r0", "burst1.5", "c1e999", "c٨", "stages2", "replay-2", "cc8"],
 )  # fmt: skip
 def test_what_is_no_name_of_a_level_is_refused(name):
-    with pytest.raises(ValueError, match="is not the name of a load level, as c8, r2.5, burst64, stages and replay-2x"):
+    with pytest.raises(
+        ValueError, match=r"is not the name of a load level, as c8, r2.5, burst64, stages and replay-2x"
+    ):
         Level.named(name)
 
 
@@ -208,7 +210,7 @@ def test_json_of_another_kind_is_refused(text):
 
 def test_a_baseline_without_a_level_is_refused():
     empty = json.loads(baseline_text(baseline())) | {"levels": {}}
-    with pytest.raises(SuiteError, match="levels: .*at least 1 item"):
+    with pytest.raises(SuiteError, match=r"levels: .*at least 1 item"):
         parse_baseline(json.dumps(empty), "chat.best.json")
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_a_revision_does_not_have_is_named_in_one_line(path):
 
 
 def test_a_directory_without_a_repository_has_no_revisions(tmp_path):
-    with pytest.raises(SuiteError, match="^'main' is neither a file nor a revision, branch or tag of the repository"):
+    with pytest.raises(SuiteError, match=r"^'main' is neither a file nor a revision, branch or tag of the repository"):
         text_at("main", tmp_path / "chat.best.json")
 
 
@@ -115,10 +115,10 @@ def test_git_that_is_missing_or_hangs_is_told(path, monkeypatch, tmp_path):
     slow = tmp_path / "bin" / "git"
     slow.parent.mkdir()
     monkeypatch.setenv("PATH", str(slow.parent))
-    with pytest.raises(SuiteError, match="git cannot tell: .*No such file or directory: 'git'"):
+    with pytest.raises(SuiteError, match=r"git cannot tell: .*No such file or directory: 'git'"):
         text_at("main", path)
     slow.write_text("#!/bin/sh\nwhile :; do :; done\n")
     slow.chmod(0o755)
     monkeypatch.setattr(revisions, "TIMEOUT_S", 0.2)
-    with pytest.raises(SuiteError, match="git cannot tell: .* timed out after 0.2 seconds"):
+    with pytest.raises(SuiteError, match=r"git cannot tell: .* timed out after 0.2 seconds"):
         text_at("main", path)
