@@ -14,6 +14,7 @@ from pytest_autotune.files import write_atomically
 from pytest_autotune.problems import dotted
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Value
+from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ class Baseline(BaseModel):
     Numbers are in base units: seconds, shares of one, per second.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[1] = Field(default=1, alias="schema")
     suite: str
@@ -114,10 +115,7 @@ def parse_baseline(text: str, path: Path | str) -> Baseline:
     try:
         return Baseline.model_validate_json(text)
     except ValidationError as error:
-        first = next(iter(error.errors(include_url=False)))
-        where = dotted(tuple(first["loc"]))
-        place = f"{where}: " if where else ""
-        raise SuiteError(f"{place}{first['msg']}; {remedy}", path=path) from None
+        raise SuiteError(f"{_told(error)}; {remedy}", path=path) from None
 
 
 def differences(baseline: Baseline, now: Baseline) -> Iterator[str]:
@@ -135,6 +133,18 @@ def changes(baseline: Baseline, now: Baseline) -> Iterator[str]:
         yield f"engine_version: {baseline.engine_version} then, {now.engine_version} now"
     yield from _differing("server", _said(baseline.server), _said(now.server))
     yield from _differing("configuration", baseline.configuration, now.configuration)
+
+
+def _told(error: ValidationError) -> str:
+    """Say the first thing that pydantic found wrong: where, which value, what is expected."""
+    first = next(iter(error.errors(include_url=False)))
+    where = dotted(tuple(step for step in first["loc"] if step != "[key]"))
+    place = f"{where}: " if where else ""
+    if first["type"] == "value_error":
+        return f"{place}{first['ctx']['error']}"
+    if first["type"] in ("json_invalid", "missing"):  # whose value is all of the file, or nothing
+        return f"{place}{first['msg']}"
+    return f"{place}{show(first['input'])}: {first['msg']}"
 
 
 def _said(served: Served) -> dict[str, Any]:

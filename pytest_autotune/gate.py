@@ -80,7 +80,7 @@ def judge_verification(judged: JudgedTrial, verification: Verification, terms: T
             f"{title(metric)} was not measured on both sides at each of the load levels "
             f"{', '.join(verification.baseline.levels)}, so it is not compared. Record the baseline anew."
         )
-        rules.append(Rule(NOT_WORSE + metric, terms.inconclusive == "warn", text))
+        rules.append(Rule(NOT_WORSE + metric, terms.inconclusive == "warn", _sentence(text)))
     for held in verification.held:
         if held.tolerance is not None:
             worse = held.outcome == "regression"
@@ -99,15 +99,20 @@ def _paired(comparison: Comparison, terms: Terms, *, since: str, again: str) -> 
     for effect in comparison.effects:
         undecided = effect.outcome == "open"
         holds = effect.outcome != "regression" and (not undecided or warns)
-        told = f"{_sentence(str(effect))}, {since}."
+        found = f"{_sentence(str(effect))}, {since}."
         neither = undecided and not holds and terms.inconclusive is None and effect.tolerance.automatic
         remedy = " Measure longer (load: duration), or more often (gate: pairs)." if undecided else ""
-        text = told if holds else f"{told}{remedy} To see it again: {again}."
+        text = found if holds else f"{found}{remedy} To see it again: {again}."
         yield Rule(NOT_WORSE + effect.metric, holds, text, open=neither)
     for refusal in comparison.refusals:
         text = f"{_sentence(str(refusal))}. To see it again: {again}."
         yield Rule(NOT_WORSE + refusal.metric, warns, text)
-    if not comparison.effects and not comparison.refusals:
+    told = {effect.metric for effect in comparison.effects} | {refusal.metric for refusal in comparison.refusals}
+    for metric in terms.tolerances:
+        if told and metric not in told:
+            text = f"{title(metric)} was measured on neither side, so it is not compared. Remove it from gate:."
+            yield Rule(NOT_WORSE + metric, warns, _sentence(text))
+    if not told:
         yield Rule(COMPARABLE, warns, f"Nothing was measured on both sides. To see it again: {again}.")
 
 

@@ -8,7 +8,7 @@ from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Literal
 
 from pytest_autotune.formatting import change, title
-from pytest_autotune.metrics import worse_when
+from pytest_autotune.metrics import SHARES, worse_when
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,9 @@ _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One metric over all load levels of a baseline, now against then; `change` is relative, the mean over levels.
+    """One metric over all load levels of a baseline, now against then; `change` is the mean over levels.
+
+    It is relative to what was measured then, or of a share as it is (0.01: 1 pp), and so are all changes here.
 
     `low` and `high` are the interval that follows from how sure each of the batches is, the stored ones taken for as
     sure as those of today: None where a batch has no interval. What differs between whole runs is not in it.
@@ -56,14 +58,14 @@ class Held:
     def words(self) -> str:
         """The change in a sentence: what, how much, how sure, and what was allowed."""
         name = title(self.metric)
-        moved = f"{name} {'rose' if self.change > 0 else 'fell'} by {_percent(abs(self.change))}"
+        moved = f"{name} {'rose' if self.change > 0 else 'fell'} by {self._size(abs(self.change))}"
         if self.change == 0:
             moved = f"{name} is what it was"
         if self.low is not None and self.high is not None:
-            moved += f" ({change(self.low)} to {change(self.high)} by the noise within the batches)"
+            moved += f" ({self._signed(self.low)} to {self._signed(self.high)} by the noise within the batches)"
         if self.tolerance is None:
             return moved
-        allowed = f"the {_percent(self.tolerance)} allowed"
+        allowed = f"the {self._size(self.tolerance)} allowed"
         return {
             "regression": f"{moved}, more than {allowed}",
             "improvement": f"{moved}: better",
@@ -71,6 +73,12 @@ class Held:
             "open": f"{moved}, which is not told from {allowed}",
             "not judged": moved,
         }[self.outcome]
+
+    def _size(self, value: float) -> str:
+        return self._signed(value).lstrip("+")
+
+    def _signed(self, value: float) -> str:
+        return change(value).replace("%", "pp") if self.metric in SHARES else change(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +102,25 @@ def hold(
 ) -> tuple[Held, ...]:
     """Hold what was measured now against a baseline's metrics by level, each metric over all of its levels.
 
-    A metric that either side lacks at a level, or that is 0 there, is left out: fewer batches are never held
-    against more.
+    A metric that either side lacks at a level is left out, and one that is 0 there unless it is a share: fewer batches
+    are never held against more.
     """
     records = {record.level.name: record for record in now}
     found = []
     for metric in metrics:
         pairs = {name: (values.get(metric), _value(records.get(name), metric)) for name, values in then.items()}
-        whole = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None and a > 0 and b > 0}
+        least = 0.0 if metric in SHARES else math.ulp(0.0)  # nothing has no ratio
+        whole = {n: (a, b) for n, (a, b) in pairs.items() if a is not None and b is not None and min(a, b) >= least}
         if worse_when(metric) is None or len(whole) < len(then):
             continue
-        logarithm = fmean(math.log(b / a) for a, b in whole.values())
-        widths = [_deviation(records[name].intervals.get(metric, (None, None))) for name in whole]
+        mean = fmean(_step(metric, a, b) for a, b in whole.values())
+        widths = [_deviation(metric, records[name].intervals.get(metric, (None, None))) for name in whole]
         low = high = None
         if None not in widths:
             # Of both sides, and of the mean over the levels.
             half = _Z * math.sqrt(2 * sum(width**2 for width in widths if width is not None)) / len(widths)
-            low, high = math.expm1(logarithm - half), math.expm1(logarithm + half)
-        found.append(Held(metric, math.expm1(logarithm), low, high, tolerances.get(metric), whole))
+            low, high = _change(metric, mean - half), _change(metric, mean + half)
+        found.append(Held(metric, _change(metric, mean), low, high, tolerances.get(metric), whole))
     return tuple(found)
 
 
@@ -120,13 +129,18 @@ def _value(record: BatchRecord | None, metric: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _deviation(interval: Interval) -> float | None:
-    """Return the standard deviation of a metric's logarithm by its interval; None where that has no two bounds."""
+def _step(metric: str, then: float, now: float) -> float:
+    """Return the difference on the scale on which differences are averaged: of logarithms, or of shares."""
+    return now - then if metric in SHARES else math.log(now / then)
+
+
+def _change(metric: str, step: float) -> float:
+    return step if metric in SHARES else math.expm1(step)
+
+
+def _deviation(metric: str, interval: Interval) -> float | None:
+    """Return the standard deviation of a metric on that scale by its interval; None where that has no two bounds."""
     low, high = interval
-    if low is None or high is None or not 0 < low <= high < math.inf:
+    if low is None or high is None or not low <= high < math.inf or (low <= 0 and metric not in SHARES):
         return None
-    return math.log(high / low) / (2 * _Z)
-
-
-def _percent(share: float) -> str:
-    return change(share).lstrip("+")
+    return _step(metric, low, high) / (2 * _Z)

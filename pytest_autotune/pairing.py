@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_autotune.bench import Slot
 from pytest_autotune.budget import SearchEnded
@@ -17,7 +18,7 @@ from pytest_autotune.metrics import SHARES, worse_when
 from pytest_autotune.slo import certified_statistic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from pytest_autotune.baseline import Baseline
     from pytest_autotune.bench import Plan
@@ -79,15 +80,17 @@ def as_served(suite: Suite, baseline: Baseline) -> Suite:
     Load, limits and gate stay the suite's own.
     """
     served = baseline.server
-    env = {name: suite.env.get(name, value) if MASK in value else value for name, value in served.env.items()}
-    return suite.model_copy(
-        update={
-            "engine": baseline.engine,
-            "model": baseline.model,
-            **{name: getattr(served, name) for name in type(served).model_fields},
-            "env": env,
-        }
-    )
+    fields = {name: _unmasked(getattr(served, name), getattr(suite, name)) for name in type(served).model_fields}
+    return suite.model_copy(update={"engine": baseline.engine, "model": baseline.model, **fields})
+
+
+def _unmasked(then: Any, own: Any) -> Any:
+    """Return a value of a baseline; what is masked in it is that of the suite at the same place, if it has one."""
+    if isinstance(then, Mapping) and isinstance(own, Mapping):
+        return {name: _unmasked(value, own.get(name)) for name, value in then.items()}
+    if isinstance(then, list | tuple) and isinstance(own, list | tuple) and len(then) == len(own):
+        return type(then)(_unmasked(*values) for values in zip(then, own, strict=True))
+    return own if isinstance(then, str) and MASK in then and own is not None else then
 
 
 def counted(history: Iterable[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:

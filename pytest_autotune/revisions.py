@@ -33,13 +33,13 @@ def _git(path: Path, *arguments: str, or_else: str = "") -> str:
         answer = subprocess.run(
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
         raise SuiteError(f"git cannot tell: {error}", path=path) from None
     if answer.returncode != 0:
         if or_else:

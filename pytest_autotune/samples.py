@@ -72,7 +72,10 @@ class Level:
         for shape, text in _NAMES.items():
             pattern = re.escape(text).replace(re.escape("{}"), r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
             if found := re.fullmatch(pattern, name):
-                return cls(float(found[1]) if found.groups() else 1, shape)
+                level = cls(float(found[1]) if found.groups() else 1.0, shape)
+                whole = shape in ("rate", "replay") or level.value.is_integer()
+                if level.name == name and level.value > 0 and whole:
+                    return level
         raise ValueError(f"{name!r} is not the name of a load level, as c8, r2.5, burst64, stages and replay-2x are")
 
     def __str__(self) -> str:

@@ -21,7 +21,9 @@ FEWEST_PAIRS = 4  # before which nothing can be told
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`gate:` by how much each metric may get worse than its baseline, relative to it; the others are not judged.
+    """`gate:` by how much each metric may get worse; the others are not judged.
+
+    That is relative to the baseline, or of a share as it is (0.01: 1 pp).
 
     `inconclusive` says what follows where it cannot be told whether something got worse; None where the suite does not.
     """
@@ -72,7 +74,8 @@ def _read_tolerance(metric: str, value: Any) -> float:
     worse, written = ("-", "fall") if side == "smaller" else ("+", "rise")
     if sign not in ("", worse):
         raise ValueError(f"{show(value)}: {metric} gets worse when it {written}s; write {worse}{text}")
-    share = units.percentage(text, most=1.0 if worse == "-" else None)
+    bounded = worse == "-" or not isinstance(text, str)  # +10 without a unit is 10 %, not 1000 %
+    share = units.percentage(text, most=1.0 if bounded else None)
     if share <= 0 or (worse == "-" and share >= 1):
         raise ValueError(f"{show(value)} is no tolerance above 0% and below 100%; write e.g. {worse}5%")
     return share

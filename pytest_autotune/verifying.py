@@ -21,7 +21,7 @@ from pytest_autotune.choosing import given
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.held import Verification, hold
-from pytest_autotune.masking import mask
+from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.records import utc_text
 from pytest_autotune.revisions import text_at
 from pytest_autotune.selection import judge_trial, select
@@ -67,6 +67,7 @@ def _described(plan: Plan, trial: TrialRecord, levels: dict[str, dict[str, float
     suite = plan.suite
     load = suite.load.model_dump(mode="json", exclude_defaults=True)
     served: dict[str, Any] = mask(suite.model_dump(mode="json", include=set(Served.model_fields)))
+    served["command"] = list(mask_argv(suite.command))
     return Baseline(
         suite=suite.name,
         engine=suite.engine,
@@ -142,7 +143,7 @@ def verified(plan: Plan, baseline: Baseline) -> Plan:
 def verification_of(plan: Plan, baseline: Baseline, judged: JudgedTrial) -> Verification:
     """Hold what was measured against the baseline, if the two may be compared."""
     suite = plan.suite
-    levels = {batch.level.name: dict(batch.record.metrics) for batch in judged.batches} or baseline.levels
+    levels = {batch.level.name: rounded(batch.record.metrics) for batch in judged.batches} or baseline.levels
     now = _described(plan, judged.trial, levels, run=judged.trial.run_id, recorded_at="")
     refused, changed = tuple(differences(baseline, now)), tuple(changes(baseline, now))
     if refused:

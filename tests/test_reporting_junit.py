@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.gate import Gate, Rule
+from pytest_autotune.held import Verification
 from pytest_autotune.reporting.junit import junit_text, metric_name, write_junit
-from pytest_autotune.slo import Limit
+from pytest_autotune.slo import Limit, Ruling
 from pytest_autotune.suite import Objective, Price
+from tests.make_baselines import baseline
 from tests.make_records import batch, trial
 from tests.make_reports import BEST, DEFAULTS, REFUSED, VIOLATING, good, report, suite
 
@@ -175,3 +177,58 @@ def test_each_tier_has_properties():
         "tier.quick.best_output_throughput_tok_per_s": "45",
         "tier.never.none": "at concurrency 1: e2e.p90: 4.5 s > 1.0 s (+350 %)",
     }
+
+
+VERIFIED = Verification(baseline(), ())
+UNSURE = dataclasses.replace(good(64, 300.0), rulings={"ttft.p90": Ruling("open", 0.8, 0.9, 100)})
+MIXED = trial(2, *BEST.batches, UNSURE, batch(128, status="failed", reason="timeout after 60 s"))
+
+
+@pytest.mark.parametrize(
+    ("verification", "outcomes"),
+    [
+        pytest.param(
+            None,
+            {"c1": None, "c8": None, "c16": "skipped", "c32": "skipped", "c64": "skipped", "c128": "error"},
+            id="search",
+        ),
+        pytest.param(
+            VERIFIED,
+            {"c1": None, "c8": None, "c16": "failure", "c32": "error", "c64": "failure", "c128": "error"},
+            id="verification",
+        ),
+    ],
+)
+def test_what_is_a_finding_of_a_search_fails_in_a_verification(verification, outcomes):
+    ((_, cases),) = parsed(report(MIXED, verification=verification))
+    found = {
+        name: next((kind for kind in ("skipped", "failure", "error") if case.find(kind) is not None), None)
+        for name, case in cases.items()
+    }
+    del found["gate.compliant-configuration"]
+    assert found == outcomes
+
+
+def test_a_batch_that_violates_in_a_verification_is_a_failure_with_its_whole_explanation():
+    ((_, cases),) = parsed(report(BEST, verification=VERIFIED))
+    failure = cases["c16"].find("failure")
+    assert failure.get("type") == "violating"
+    assert failure.get("message") == "violating: ttft.p90: 612 ms > 500 ms (+22 %)"
+    assert failure.text.splitlines()[-1] == "server log: server.log"
+
+
+def test_batches_of_a_verification_are_listed_although_none_complies_and_of_several_trials_those_of_the_worst():
+    ((element, cases),) = parsed(report(BEST, VIOLATING, verification=VERIFIED))
+    assert list(cases) == ["gate.compliant-configuration", "c1", "c8"]
+    assert element.get("failures") == "2"
+
+
+def test_a_rule_that_could_not_be_told_is_skipped():
+    gate = Gate(
+        (Rule("slo", True, "fine"), Rule("not-worse.ttft.p99", False, "Not resolved. Measure longer.", open=True))
+    )
+    ((_, cases),) = parsed(report(BEST, gate=gate, verification=VERIFIED))
+    case = cases["gate.not-worse.ttft.p99"]
+    assert case.find("failure") is None
+    assert case.find("skipped").get("message") == "Not resolved"
+    assert case.find("skipped").text == "Not resolved. Measure longer."

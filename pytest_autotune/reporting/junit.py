@@ -159,9 +159,9 @@ def _batch(batch: JudgedBatch, judged: JudgedTrial, report: SuiteReport) -> Test
     match verdict.status:
         case Status.COMPLIANT:
             pass
-        case Status.VIOLATING | Status.INFEASIBLE if report.verification is None:
+        case Status.VIOLATING | Status.INCONCLUSIVE | Status.INFEASIBLE if report.verification is None:
             case.add_skipped_info(message, text)
-        case Status.VIOLATING:
+        case Status.VIOLATING | Status.INCONCLUSIVE:
             case.add_failure_info(message, text, failure_type=str(verdict.status))
         case _:
             case.add_error_info(message, text, error_type=str(verdict.status))

@@ -11,6 +11,8 @@ from pytest_autotune.reporting.sending import sending_lines, warning_lines
 from pytest_autotune.selection import slo_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_autotune.comparison import Effect
     from pytest_autotune.gate import Rule
     from pytest_autotune.held import Held, Verification
@@ -65,7 +67,7 @@ def _ruled(rule: Rule, report: SuiteReport) -> str:
 
 def _effect_rows(effect: Effect) -> list[list[str]]:
     """Return a row for each load level, and one for all of them with its interval, which is what is judged."""
-    name, write = title(effect.metric), _points if effect.metric in SHARES else change
+    name, write = title(effect.metric), _writer(effect.metric)
     interval = [write(effect.low), write(effect.high)] if effect.noise is not None else ["-", "-"]
     judged = [*interval, write(effect.tolerance.worse).lstrip("+"), str(effect.outcome)]
     if len(effect.by_level) == 1:
@@ -74,17 +76,23 @@ def _effect_rows(effect: Effect) -> list[list[str]]:
     return [*levels, [name, "all", write(effect.change), *judged]]
 
 
+def _writer(metric: str) -> Callable[[float], str]:
+    return _points if metric in SHARES else change
+
+
 def _points(value: float) -> str:
     return change(value).replace("%", "pp")
 
 
 def _rows(held: Held) -> list[list[str]]:
     """Return a row for each load level, and with several one for all of them, which is what is judged."""
+    write = _writer(held.metric)
     levels = [
-        [title(held.metric), name, *(quantity(held.metric, value) for value in pair), change(pair[1] / pair[0] - 1)]
-        for name, pair in held.levels.items()
+        [title(held.metric), name, *(quantity(held.metric, value) for value in (then, now)), write(difference)]
+        for name, (then, now) in held.levels.items()
+        for difference in (now - then if held.metric in SHARES else now / then - 1,)
     ]
     judged = [] if held.tolerance is None else [held.outcome]
     if len(levels) == 1:
         return [[*levels[0], *judged]]
-    return [*levels, [title(held.metric), "all", "", "", change(held.change), *judged]]
+    return [*levels, [title(held.metric), "all", "", "", write(held.change), *judged]]

@@ -1,0 +1,124 @@
+"""What a file was at a revision, from a scratch repository."""
+
+import os
+import subprocess
+
+import pytest
+
+from pytest_autotune import revisions
+from pytest_autotune.errors import SuiteError
+from pytest_autotune.revisions import text_at
+
+
+@pytest.fixture(autouse=True)
+def no_other_repository(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+
+@pytest.fixture
+def git(tmp_path):
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch=main")
+    return git
+
+
+@pytest.fixture
+def path(tmp_path, git):
+    """A file with two versions: `first` at tag v1, `second` on main."""
+    path = tmp_path / "suites" / "chat.best.json"
+    path.parent.mkdir()
+    for text, tag in (("first é\n", "v1"), ("second\n", "v2")):
+        path.write_text(text, encoding="utf-8")
+        git("add", "--all")
+        git("commit", "--quiet", "--message", text)
+        git("tag", tag)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("revision", "text", "commit"),
+    [
+        ("v1", "first é\n", "v1"),
+        ("main", "second\n", "v2"),
+        ("HEAD", "second\n", "v2"),
+        ("HEAD~1", "first é\n", "v1"),
+        ("main^", "first é\n", "v1"),
+    ],
+)
+def test_a_file_is_as_it_was_at_a_branch_tag_or_revision(git, path, revision, text, commit):
+    path.write_text("not committed\n")
+    assert text_at(revision, path) == (text, git("rev-parse", commit))
+
+
+def test_a_revision_may_be_abbreviated_and_is_returned_in_full(git, path):
+    full = git("rev-parse", "v1")
+    assert text_at(full[:9], path) == ("first é\n", full)
+
+
+def test_a_tag_with_a_message_leads_to_its_commit(git, path):
+    git("tag", "--annotate", "v3", "--message", "third", "v1")
+    assert text_at("v3", path)[1] == git("rev-parse", "v1^{commit}") != git("rev-parse", "v3")
+
+
+def test_a_file_that_is_gone_is_read_as_it_was(path):
+    path.unlink()
+    assert text_at("v1", path)[0] == "first é\n"
+
+
+@pytest.mark.parametrize("revision", ["v9", "", "deadbeef", "v1:suites/chat.best.json", "v1..v2", "two words"])
+def test_what_is_no_revision_is_refused(path, revision):
+    with pytest.raises(SuiteError) as refused:
+        text_at(revision, path)
+    assert str(refused.value) == (
+        f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}"
+    )
+
+
+@pytest.mark.parametrize("revision", ["-h", "--all", "--output=x", "-"])
+def test_an_option_never_reaches_git(path, monkeypatch, revision):
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(SuiteError, match=f"^'{revision}' is neither a file nor a revision$"):
+        text_at(revision, path)
+
+
+def test_a_file_that_a_revision_does_not_have_is_named_in_one_line(path):
+    other = path.with_name("code.best.json")
+    other.write_text("{}")
+    with pytest.raises(SuiteError) as refused:
+        text_at("v1", other)
+    assert str(refused.value).startswith(f"{other}: code.best.json is not in v1: fatal: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_directory_without_a_repository_has_no_revisions(tmp_path):
+    with pytest.raises(SuiteError, match=r"^'main' is neither a file nor a revision, branch or tag of the repository"):
+        text_at("main", tmp_path / "chat.best.json")
+
+
+def test_a_file_that_is_no_text_is_refused(git, path):
+    path.write_bytes(b"\xff\xfe{}")
+    git("commit", "--quiet", "--all", "--message", "third")
+    with pytest.raises(SuiteError, match="git cannot tell: 'utf-8' codec can't decode") as refused:
+        text_at("main", path)
+    assert refused.value.path == path
+
+
+def test_git_that_is_missing_or_hangs_is_told(path, monkeypatch, tmp_path):
+    slow = tmp_path / "bin" / "git"
+    slow.parent.mkdir()
+    monkeypatch.setenv("PATH", str(slow.parent))
+    with pytest.raises(SuiteError, match=r"git cannot tell: .*No such file or directory: 'git'"):
+        text_at("main", path)
+    slow.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(revisions, "TIMEOUT_S", 0.2)
+    with pytest.raises(SuiteError, match=r"git cannot tell: .* timed out after 0.2 seconds"):
+        text_at("main", path)
