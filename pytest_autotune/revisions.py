@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 30.0
+REMEDY = "name a *.best.json, or a revision that has one beside the suite"
 
 
 def text_at(revision: str, path: Path) -> tuple[str, str]:
@@ -20,10 +21,11 @@ def text_at(revision: str, path: Path) -> tuple[str, str]:
     The file need not be there any more, its directory must.
     """
     if revision.startswith("-"):
-        raise SuiteError(f"{revision!r} is neither a file nor a revision")
+        raise SuiteError(f"{revision!r} is neither a file nor a revision; {REMEDY}")
     commit = _git(path, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
     if not commit:
-        raise SuiteError(f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}")
+        problem = f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}"
+        raise SuiteError(f"{problem}; {REMEDY}")
     return _git(path, "show", f"{commit}:./{path.name}", or_else=f"{path.name} is not in {revision}"), commit
 
 

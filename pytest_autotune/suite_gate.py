@@ -66,7 +66,12 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {"inconclusive": _read_open, "pairs"
 
 
 def _read_tolerance(metric: str, value: Any) -> float:
-    read_metric(metric)
+    try:
+        read_metric(metric)
+    except ValueError:
+        if hint := nearest(metric, (*SHORT, *_OPTIONS)):
+            raise ValueError(f"{metric!r} is neither a metric nor an option of the gate{hint}") from None
+        raise
     side = worse_when(metric)
     if side is None:
         raise ValueError(f"{metric!r} is neither better nor worse when it changes; choose a latency, a rate or a cost")
@@ -77,7 +82,8 @@ def _read_tolerance(metric: str, value: Any) -> float:
     bounded = worse == "-" or not isinstance(text, str)  # +10 without a unit is 10 %, not 1000 %
     share = units.percentage(text, most=1.0 if bounded else None)
     if share <= 0 or (worse == "-" and share >= 1):
-        raise ValueError(f"{show(value)} is no tolerance above 0% and below 100%; write e.g. {worse}5%")
+        limit = " and below 100%" if worse == "-" else ""
+        raise ValueError(f"{show(value)} is no tolerance above 0%{limit}; write e.g. {worse}5%")
     return share
 
 
@@ -91,8 +97,10 @@ def _signed(value: Any) -> tuple[str, Any]:
 
 
 _TOLERANCE = {
-    "type": "string",
-    "pattern": r"^\s*[+-]?\s*[0-9.]+\s*%\s*$",
+    "anyOf": [
+        {"type": "string", "pattern": r"^\s*[+-]?\s*[0-9.]+\s*%\s*$"},
+        {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 1},
+    ],
     "description": "By how much the metric may get worse than its baseline.",
     "examples": ["-5%", "+10%"],
 }

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_autotune import revisions
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.revisions import text_at
+from pytest_autotune.revisions import REMEDY, text_at
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +78,14 @@ def test_what_is_no_revision_is_refused(path, revision):
     with pytest.raises(SuiteError) as refused:
         text_at(revision, path)
     assert str(refused.value) == (
-        f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}"
+        f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}; {REMEDY}"
     )
 
 
 @pytest.mark.parametrize("revision", ["-h", "--all", "--output=x", "-"])
 def test_an_option_never_reaches_git(path, monkeypatch, revision):
     monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(SuiteError, match=f"^'{revision}' is neither a file nor a revision$"):
+    with pytest.raises(SuiteError, match=f"^'{revision}' is neither a file nor a revision; "):
         text_at(revision, path)
 
 

@@ -178,7 +178,7 @@ def test_a_reference_is_a_file_from_the_directory_or_else_a_revision(plan, tmp_p
     assert referred("named", plan.suite, directory=tmp_path / "other") == made
     with pytest.raises(SuiteError, match=r"missing.json: cannot be read: "):
         referred("missing.json", plan.suite, directory=tmp_path)
-    with pytest.raises(SuiteError, match=r"^'-v1' is neither a file nor a revision$"):
+    with pytest.raises(SuiteError, match=r"^'-v1' is neither a file nor a revision; "):
         referred("-v1", plan.suite, directory=tmp_path)
 
     def git(*arguments):
