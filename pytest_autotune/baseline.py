@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pytest_autotune.suite import Suite
+
 SUFFIX = ".best.json"
+RECORDED = ("output_throughput", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p99")  # beside what the suite is about
 DIGITS = 4  # significant ones that a file keeps of a number: what differs beyond them is noise
 
 
@@ -81,6 +84,12 @@ class Baseline(BaseModel):
 def beside(suite: Path) -> Path:
     """Return where the baseline of a suite file is kept: ``chat.best.json`` for ``chat.yaml``."""
     return suite.with_suffix(SUFFIX)
+
+
+def recorded_metrics(suite: Suite) -> tuple[str, ...]:
+    """Return the metrics that a baseline of the suite has: those of its objective, limits and gate, and a usual few."""
+    named = [suite.objective.metric, *suite.gate.tolerances, *(limit.metric for limit in suite.slo)]
+    return tuple(dict.fromkeys((*named, *RECORDED)))
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

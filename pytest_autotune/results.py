@@ -25,8 +25,8 @@ from pytest_autotune.plan import grid_cost
 from pytest_autotune.recorded import under
 from pytest_autotune.records import utc_now
 from pytest_autotune.reporting.export import write_best
+from pytest_autotune.reporting.formats import write_export
 from pytest_autotune.reporting.junit import write_junit
-from pytest_autotune.reporting.markdown import write_markdown
 from pytest_autotune.reporting.report import SuiteReport, TierReport
 from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.reporting.verification import verification_lines
@@ -71,8 +71,8 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     if run.settings.junit is not None:
         run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
         write_junit(run.settings.junit, reports)
-    if run.settings.markdown is not None:
-        write_markdown(run.settings.markdown, reports)
+    for kind, path in run.settings.exports:
+        write_export(kind, path, reports)
     return conclusions
 
 

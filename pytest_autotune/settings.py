@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_autotune.discovery import may_verify
+from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
     import pytest
 
 WORKER_RUN_ID = "autotune_run_id"  # in an xdist worker's `workerinput`: the run that it belongs to
+FORMATS = ("markdown", "bencher", "bigger-is-better", "smaller-is-better", "openmetrics")
 _SQLITE = "sqlite:///"
 
 
@@ -30,7 +33,7 @@ class Settings:
     store_file: Path | None  # of an SQLite store
     output: Path  # directory of results, logs and exports; not yet created
     junit: Path | None
-    markdown: Path | None
+    exports: tuple[tuple[str, Path], ...]  # format and path of what is written beside
     suite_patterns: tuple[str, ...]
     root: Path
     verbose: bool
@@ -40,7 +43,8 @@ class Settings:
         """Resolve options over ini values over defaults."""
         output = config.rootpath / config.getini("autotune_output")
         url = config.getoption("autotune_store") or config.getini("autotune_store")
-        junit, markdown = config.getoption("autotune_junit"), config.getoption("autotune_markdown")
+        junit = config.getoption("autotune_junit")
+        exports = config.getoption("autotune_export")
         rejudge = config.getoption("autotune_rejudge")
         searching = config.getoption("autotune") or rejudge
         patterns = tuple(config.getini("autotune_suites"))
@@ -58,7 +62,7 @@ class Settings:
             store_file=store_file,
             output=output,
             junit=None if junit is None else config.invocation_params.dir / junit,
-            markdown=None if markdown is None else config.invocation_params.dir / markdown,
+            exports=tuple((kind, config.invocation_params.dir / path) for kind, path in exports),
             suite_patterns=patterns,
             root=config.rootpath,
             verbose=config.option.verbose > 0,
@@ -71,6 +75,15 @@ def _verifying(config: pytest.Config, patterns: tuple[str, ...], store_file: Pat
     if worker is not None:
         return WORKER_RUN_ID in worker
     return may_verify(config, patterns, store_file)
+
+
+def _export(text: str) -> tuple[str, str]:
+    """Read FORMAT=PATH; raise `ArgumentTypeError`, which argparse turns into a usage error."""
+    kind, _, path = text.partition("=")
+    if kind not in FORMATS or not path:
+        hint = nearest(kind, FORMATS)
+        raise ArgumentTypeError(f"{text!r} is not FORMAT=PATH with one of {', '.join(FORMATS)}{hint}")
+    return kind, path
 
 
 def _store_url(text: str, output: Path, base: Path) -> str:
@@ -121,9 +134,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="write the verdicts (gate and selected configuration of each suite) as JUnit XML",
     )
     group.addoption(
-        "--autotune-markdown",
-        metavar="PATH",
-        help="write what each suite came to as Markdown, for $GITHUB_STEP_SUMMARY or a comment",
+        "--autotune-export",
+        metavar="FORMAT=PATH",
+        action="append",
+        type=_export,
+        default=[],
+        help=f"write what the suites came to, in one of the formats {', '.join(FORMATS)}; may be given several times",
     )
     parser.addini("autotune_store", "results store: path of an SQLite file or any SQLAlchemy URL", default="")
     parser.addini("autotune_output", "directory of results, logs and exports", default=".autotune")

@@ -14,6 +14,7 @@ from pytest_autotune.baseline import (
     differences,
     parse_baseline,
     read_baseline,
+    recorded_metrics,
     rounded,
 )
 from pytest_autotune.bench import Slot
@@ -39,15 +40,8 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 BEST = "best"  # name of the trial that verifies
-RECORDED = ("output_throughput", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p99")  # beside what the suite is about
 
 _NOT_COMPARED = ("concurrency", "rate", "burst")  # of a load: each level is compared with itself
-
-
-def recorded_metrics(suite: Suite) -> tuple[str, ...]:
-    """Return the metrics that a baseline of the suite has: those of its objective, limits and gate, and a usual few."""
-    named = [suite.objective.metric, *suite.gate.tolerances, *(limit.metric for limit in suite.slo)]
-    return tuple(dict.fromkeys((*named, *RECORDED)))
 
 
 def baseline_of(plan: Plan, best: JudgedTrial, *, run_id: str, at: datetime, commit: str = "") -> Baseline:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pytest_autotune.comparison import Looks, Pair, Tolerance, compare
 from pytest_autotune.gate import Gate, Rule
 from pytest_autotune.held import Verification, hold
-from pytest_autotune.reporting.markdown import markdown_text, write_markdown
+from pytest_autotune.reporting.markdown import markdown_text
 from tests.make_baselines import baseline
 from tests.make_records import trial
 from tests.make_reports import BEST, DEFAULTS, REFUSED, good, report, suite
@@ -76,8 +76,7 @@ def test_other_peoples_words_are_text_and_secrets_are_masked():
     assert line == r"- **broken**: `slo`: &lt;b&gt;\|x\|&lt;/b&gt; \`rm\` \*\_\* \[a\](b) \*\*\*"
 
 
-def test_a_run_without_trials_says_so_without_a_table(tmp_path):
-    path = tmp_path / "below" / "summary.md"
-    write_markdown(path, [report()])
-    assert path.read_text().startswith("### chat: failed\n")
-    assert "|" not in path.read_text()
+def test_a_run_without_trials_says_so_without_a_table():
+    text = markdown_text([report()])
+    assert text.startswith("### chat: failed\n")
+    assert "|" not in text

@@ -60,7 +60,9 @@ def test_what_a_search_records_is_measured_anew_and_passes(project):
 
 def test_a_missed_limit_is_a_failure_for_pytest_and_for_dashboards(recorded):
     recorded.suite(SUITE.replace("ttft.p90: 40ms", "ttft.p90: 1ms"))
-    result = recorded.run("suites", "--junitxml=report.xml", "--autotune-junit=verdict.xml", "--autotune-markdown=m.md")
+    result = recorded.run(
+        "suites", "--junitxml=report.xml", "--autotune-junit=verdict.xml", "--autotune-export=markdown=m.md"
+    )
     assert result.ret == 1
     assert (recorded.path / "m.md").read_text().startswith("### quick: failed\n")
     assert result.parseoutcomes()["failed"] == 3  # both load levels and the gate

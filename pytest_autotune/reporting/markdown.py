@@ -5,24 +5,17 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from pytest_autotune.files import write_atomically
 from pytest_autotune.formatting import count, duration, quantity, title
 from pytest_autotune.reporting.lines import clean, configured
 from pytest_autotune.reporting.verification import measured_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from pytest_autotune.gate import Rule
     from pytest_autotune.reporting.report import SuiteReport
 
 TOP = 5  # trials of a search
-
-
-def write_markdown(path: Path, reports: Iterable[SuiteReport]) -> None:
-    """Write the summary of a run, whole or not at all."""
-    write_atomically(path, markdown_text(reports))
 
 
 def markdown_text(reports: Iterable[SuiteReport]) -> str:
