@@ -64,7 +64,7 @@ def judge_verification(judged: JudgedTrial, verification: Verification, terms: T
     """Hold every rule against what was measured of a recorded configuration; `again` is the command that repeats it.
 
     One stored measurement tells little: a metric breaks the gate only when it is worse than its tolerance by more
-    than the noise within the batches, and what is open holds, and says so.
+    than the noise within the batches, and what is open holds, and says so; unless nothing could be told at all.
     """
     since = f"since {verification.baseline.origin}"
     rules = [_keeps_slo(judged, again)]
@@ -83,9 +83,11 @@ def judge_verification(judged: JudgedTrial, verification: Verification, terms: T
         rules.append(Rule(NOT_WORSE + metric, terms.inconclusive == "warn", _sentence(text)))
     for held in verification.held:
         if held.tolerance is not None:
-            worse = held.outcome == "regression"
-            text = f"{held.words}, {since}. To see it again: {again}." if worse else f"{held.words}, {since}."
-            rules.append(Rule(NOT_WORSE + held.metric, not worse, _sentence(text)))
+            holds = held.outcome != "regression" and (held.told or terms.inconclusive == "warn")
+            remedy = "" if held.told else " Measure longer (load: duration), or write gate: {inconclusive: warn}."
+            text = f"{_sentence(held.words)}, {since}."
+            told = text if holds else f"{text}{remedy} To see it again: {again}."
+            rules.append(Rule(NOT_WORSE + held.metric, holds, told))
     return Gate(tuple(rules))
 
 

@@ -29,7 +29,7 @@ class Held:
     It is relative to what was measured then, or of a share as it is (0.01: 1 pp), and so are all changes here.
 
     `low` and `high` are the interval that follows from how sure each of the batches is, the stored ones taken for as
-    sure as those of today: None where a batch has no interval. What differs between whole runs is not in it.
+    sure as those of today: None where a batch has too few requests for one. What differs between runs is not in it.
     """
 
     metric: str
@@ -55,6 +55,11 @@ class Held:
         return "no change" if worst >= -self.tolerance else "open"
 
     @property
+    def told(self) -> bool:
+        """Whether there were requests enough for an interval."""
+        return self.low is not None and self.high is not None
+
+    @property
     def words(self) -> str:
         """The change in a sentence: what, how much, how sure, and what was allowed."""
         name = title(self.metric)
@@ -70,7 +75,7 @@ class Held:
             "regression": f"{moved}, more than {allowed}",
             "improvement": f"{moved}: better",
             "no change": f"{moved}, within {allowed}",
-            "open": f"{moved}, which is not told from {allowed}",
+            "open": f"{moved}, which is not told from {allowed}" + ("" if self.told else ": too few requests"),
             "not judged": moved,
         }[self.outcome]
 

@@ -1,9 +1,13 @@
-"""Reading this project's documentation: its code blocks, command lines, tables and links."""
+"""Reading this project's documentation: its code blocks, command lines and tables; and running its scripts."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,3 +35,30 @@ def table(text: str, heading: str) -> dict[str, list[str]]:
     lines = [line for line in section.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
     return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def copy_project(directory: Path, *names: str) -> Path:
+    """Copy files and directories of the project to where a test may change them."""
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, directory / name)
+    return directory
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the variables for a process that sees neither this checkout nor what the tests' own pytest was told."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+
+
+def script(name: str, *arguments: str | Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts in .ci, with the tools of the environment that runs the tests."""
+    return subprocess.run(
+        [root / ".ci" / name, *arguments],
+        env={**os.environ, "VENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )

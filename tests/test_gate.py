@@ -153,6 +153,16 @@ def held(outcome, metric="output_throughput"):
     return one
 
 
+def test_too_few_requests_for_any_interval_break_the_gate_unless_it_only_warns():
+    untold = replace(held("open"), low=None, high=None)
+    verification = Verification(baseline(), (untold,))
+    (rule,) = judged_rules(verification, Terms({"output_throughput": 0.05}))
+    assert not rule.holds
+    assert rule.explanation.endswith(f"Measure longer (load: duration), or write gate: {{inconclusive: warn}}. {AGAIN}")
+    (rule,) = judged_rules(verification, Terms({"output_throughput": 0.05}, inconclusive="warn"))
+    assert rule.holds
+
+
 @pytest.mark.parametrize(
     ("outcome", "holds", "explanation"),
     [

@@ -9,13 +9,17 @@ import sys
 import pytest
 
 from pytest_autotune.suite_file import load_suite
-from tests.documents import DOCUMENTS, ROOT, blocks, commands
+from tests.conftest import TOLERANT_LOAD
+from tests.documents import DOCUMENTS, ROOT, blocks, clean_environment, commands, copy_project
 
 README = (ROOT / "README.md").read_text()
 TUNE = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/pytest suites/quickstart.yaml --autotune -v"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -n 2 --dist loadgroup"
+VLLM = "suites/vllm_cpu.yaml"  # measured by tests/real
 LINES = dict.fromkeys(line for path in DOCUMENTS for line in commands(path) if line.startswith("pytest "))
 PYTEST = [shlex.split(line)[1:] for line in LINES]
+APART = {"--collect-only", "--autotune-record", VLLM}  # the second by tests/test_gate_recipe.py
+MEASURING = [words for words in PYTEST if "--autotune" in words and not APART & set(words)]
 SUITES = [(path, text) for path in DOCUMENTS for text in blocks(path, "yaml") if text.startswith("name:")]
 
 
@@ -34,6 +38,7 @@ def reader(tmp_path_factory):
         shutil.copy(ROOT / name, directory)
     own = blocks(ROOT / "README.md", "yaml")[0]
     (directory / "suites" / "chat.yaml").write_text(own)
+    (directory / "tolerant_load.py").write_text(TOLERANT_LOAD)
     (directory / "suites" / "suite_chat.py").write_text(blocks(ROOT / "README.md", "python")[0])
     return directory
 
@@ -62,6 +67,55 @@ def test_there_are_command_lines_to_check():
 def test_every_command_line_selects_something(reader, arguments):
     result = plan(reader, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", MEASURING, ids=" ".join)
+def test_every_command_line_measures(reader, arguments):
+    """Whole suites would take minutes: one trial of each grid stands for them, or one setting of those at a level."""
+    part = ["-m", "config(max_num_batched_tokens=512)"] if "-k" in arguments else ["-k", "defaults and not capacity"]
+    part = [] if "-m" in arguments else part
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tolerant_load", *arguments, *part]
+    result = subprocess.run(command, cwd=reader, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"^=+ .*\d+ (deployed|compliant|violating)\b", result.stdout, re.MULTILINE), result.stdout
+
+
+@pytest.mark.slow
+def test_the_first_command_installs_and_measures(tmp_path):
+    root = copy_project(tmp_path, "pytest_autotune", "suites", "README.md", "LICENSE", "pyproject.toml", "conftest.py")
+    (root / "tolerant_load.py").write_text(TOLERANT_LOAD)
+    variables = {**clean_environment(), "PYTHONPATH": str(root)}
+    variables["PYTEST_ADDOPTS"] = "-p tolerant_load -k defaults"  # one trial of ten
+    variables["PIP_NO_COMPILE"] = "1"  # compiling all modules takes longer than the rest
+    command = ["bash", "-euc", TUNE]
+    result = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "suites/quickstart.yaml::defaults::deploy DEPLOYED" in result.stdout
+
+
+def test_ci_gets_vllm_as_the_page_about_it_says():
+    page, ci = ((ROOT / name).read_text() for name in ("docs/vllm-on-cpu.md", ".ci/run"))
+    for verb in ("install", "uninstall"):
+        told, done = (
+            set(re.search(rf"venv-vllm/bin/pip {verb}(?: -\w)* ([\w -]+)", text)[1].split()) for text in (page, ci)
+        )
+        assert told == done
+
+
+def test_every_command_of_a_document_is_run_by_a_test():
+    load = ("python -m pytest_autotune load ", "python -m pytest_autotune.engines.sim ")  # tests/test_docs_load.py
+    bisect = "git bisect "  # tests/test_verify_mode.py
+    first = {shlex.join(shlex.split(line)) for line in (TUNE, TEST)}
+    others = [
+        line
+        for path in DOCUMENTS
+        for line in commands(path)
+        if not line.startswith(("pytest ", bisect, *load)) and line not in first
+    ]
+    # Done by .ci/run and tests/real: the environment, the model, and what names them.
+    assert {line.split()[0].strip("'") for line in others} == {"python3", "export", "$PYTEST_AUTOTUNE_VLLM_PYTHON"}
+    assert all("vllm" in line.lower() for line in others)
 
 
 @pytest.mark.parametrize(
