@@ -34,6 +34,7 @@ def slots(project):
         return [trial.slot for trial in store.trials_of_run(store.runs()[0].id)]
 
 
+@pytest.mark.alone
 def test_equal_sides_are_deployed_in_turn_and_no_change_is_shown(recorded):
     result = recorded.run("suites", "--autotune-compare", RECORD)
     assert result.ret == 0, result.stdout.str()
@@ -62,6 +63,7 @@ def test_no_further_pair_is_deployed_once_the_comparison_is_settled(recorded):
     result.stdout.fnmatch_lines(["SKIPPED*the comparison is settled after * pairs: regression"])
 
 
+@pytest.mark.alone
 def test_workers_keep_the_sides_of_a_suite_together(recorded):
     result = recorded.run("suites", "--autotune-compare", "v1", "-n2")
     assert result.ret == 0, result.stdout.str()

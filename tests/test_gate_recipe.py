@@ -17,7 +17,7 @@ SUITE = blocks(PAGE, "yaml")[0]
 @pytest.fixture
 def user(project):
     """A repository with the suite of the page: shorter batches, and limits that a busy machine keeps."""
-    shorter = SUITE.replace("duration: 10s", "duration: 1s, warmup: 200ms").replace(
+    shorter = SUITE.replace("duration: 10s", "duration: 2s, warmup: 200ms").replace(
         "concurrency: [8, 32]", "concurrency: [8]"
     )
     wider = shorter.replace("-5%, ttft.p99: +10%", "-30%, pairs: 4")
@@ -41,6 +41,8 @@ def follow(project, line):
     return subprocess.run(command, cwd=project.path, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.alone
+@pytest.mark.slow
 def test_the_page_is_followed_to_the_letter(user):
     record, verify, *compare, export = COMMANDS
     assert [line.split()[-1] for line in compare] == ["main", "v1.2", "old.best.json"]
