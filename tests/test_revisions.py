@@ -43,6 +43,11 @@ def path(tmp_path, git):
     return path
 
 
+def test_a_branch_that_only_origin_has_is_looked_for_there(git, path):
+    git("update-ref", "refs/remotes/origin/release", "v1")
+    assert text_at("release", path) == ("first é\n", git("rev-parse", "v1"))
+
+
 @pytest.mark.parametrize(
     ("revision", "text", "commit"),
     [
