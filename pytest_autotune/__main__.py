@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from typing import NoReturn
 
+_HISTORY = "show what verifications of a suite have measured over time, and since when it changed"
 _LOAD = "load a running server, measure it, and say by the exit status whether it keeps its limits"
 WRONG = 4  # exit status for a wrong option, as pytest's own
 
@@ -26,6 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("schema", help="print the JSON schema of suite files, for editors", allow_abbrev=False)
     add_arguments(commands.add_parser("load", help=_LOAD, description=_LOAD, allow_abbrev=False))
+    history = commands.add_parser("history", help=_HISTORY, description=_HISTORY, allow_abbrev=False)
+    history.add_argument("suite", metavar="SUITE", help="name of the suite, as it says itself")
+    history.add_argument(
+        "--metric", action="append", default=[], metavar="METRIC", help="e.g. ttft.p99; several times for several"
+    )
+    history.add_argument(
+        "--store", default="", metavar="URL", help="results store: a path or URL (default: .autotune/results.db)"
+    )
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -37,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         from pytest_autotune.load_command import command
 
         return command.run(given)
+    if given.command == "history":
+        return _history(parser, given.suite, given.metric, given.store)
     return _schema()
 
 
@@ -47,6 +59,37 @@ def _schema() -> int:
 
     json.dump(suite_schema(), sys.stdout, indent=2)
     sys.stdout.write("\n")
+    return 0
+
+
+def _history(parser: Parser, suite: str, metrics: list[str], where: str) -> int:
+    from pathlib import Path
+
+    from pytest_autotune.errors import StoreError
+    from pytest_autotune.history import history_of, verified_suites
+    from pytest_autotune.metrics import parse_metric
+    from pytest_autotune.reporting.trend import history_lines
+    from pytest_autotune.settings import file_of_store, url_of_store
+    from pytest_autotune.spelling import nearest
+    from pytest_autotune.store import Store
+
+    url = url_of_store(where, Path.cwd() / ".autotune", Path.cwd())
+    file = file_of_store(url)
+    if file is not None and not file.exists():
+        parser.error(f"there is no store {file}; name another by --store")
+    try:
+        for metric in metrics:
+            parse_metric(metric)
+        with Store(url) as store:
+            store.migrate()
+            series = history_of(store, suite, metrics)
+            known = verified_suites(store)
+    except (ValueError, StoreError) as error:
+        parser.error(str(error))
+    if not series:
+        there = ", ".join(known) or "none"
+        parser.error(f"no verification of {suite!r} is in the store{nearest(suite, known)}; there are {there}")
+    sys.stdout.write("\n".join(history_lines(suite, series, width=shutil.get_terminal_size().columns)) + "\n")
     return 0
 
 

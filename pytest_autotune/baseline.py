@@ -15,6 +15,7 @@ from pytest_autotune.problems import dotted
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Value
 from pytest_autotune.spelling import show
+from pytest_autotune.suite import SENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".best.json"
 RECORDED = ("output_throughput", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p99")  # beside what the suite is about
+LEVELS = ("concurrency", "rate", "burst")  # of a load: each level is compared with itself
 DIGITS = 4  # significant ones that a file keeps of a number: what differs beyond them is noise
 
 
@@ -90,6 +92,11 @@ def recorded_metrics(suite: Suite) -> tuple[str, ...]:
     """Return the metrics that a baseline of the suite has: those of its objective, limits and gate, and a usual few."""
     named = [suite.objective.metric, *suite.gate.tolerances, *(limit.metric for limit in suite.slo)]
     return tuple(dict.fromkeys((*named, *RECORDED)))
+
+
+def workload(load: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two loads must have in common for their numbers to be compared, level by level."""
+    return {name: value for name, value in load.items() if name not in (*LEVELS, *SENDING)}
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

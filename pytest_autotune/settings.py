@@ -48,8 +48,8 @@ class Settings:
         rejudge = config.getoption("autotune_rejudge")
         searching = config.getoption("autotune") or rejudge
         patterns = tuple(config.getini("autotune_suites"))
-        store_url = _store_url(url, output, config.invocation_params.dir)
-        store_file = Path(store_url.removeprefix(_SQLITE)) if store_url.startswith(_SQLITE) else None
+        store_url = url_of_store(url, output, config.invocation_params.dir)
+        store_file = file_of_store(store_url)
         return cls(
             searching=searching,
             active=searching or _verifying(config, patterns, store_file),
@@ -86,7 +86,12 @@ def _export(text: str) -> tuple[str, str]:
     return kind, path
 
 
-def _store_url(text: str, output: Path, base: Path) -> str:
+def file_of_store(url: str) -> Path | None:
+    """Return the file of an SQLite store; None for another database."""
+    return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else None
+
+
+def url_of_store(text: str, output: Path, base: Path) -> str:
     """A URL is taken as it is, anything else is the path of an SQLite file."""
     if not text:
         return f"{_SQLITE}{output / 'results.db'}"

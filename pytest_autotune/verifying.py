@@ -16,6 +16,7 @@ from pytest_autotune.baseline import (
     read_baseline,
     recorded_metrics,
     rounded,
+    workload,
 )
 from pytest_autotune.bench import Slot
 from pytest_autotune.choosing import given
@@ -26,7 +27,6 @@ from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.records import utc_text
 from pytest_autotune.revisions import text_at
 from pytest_autotune.selection import judge_trial, select
-from pytest_autotune.suite import SENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from pytest_autotune.suite import Suite
 
 BEST = "best"  # name of the trial that verifies
-
-_NOT_COMPARED = ("concurrency", "rate", "burst")  # of a load: each level is compared with itself
 
 
 def baseline_of(plan: Plan, best: JudgedTrial, *, run_id: str, at: datetime, commit: str = "") -> Baseline:
@@ -70,7 +68,7 @@ def _described(plan: Plan, trial: TrialRecord, levels: dict[str, dict[str, float
         hardware=fingerprint(),
         configuration=dict(trial.configuration),
         server=Served.model_validate(served),
-        load={name: value for name, value in load.items() if name not in (*_NOT_COMPARED, *SENDING)},
+        load=workload(load),
         levels=levels,
         **origin,
     )
