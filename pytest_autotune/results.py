@@ -67,7 +67,8 @@ def conclude_suites(run: Run) -> list[Conclusion]:
             conclusions.append(Conclusion(covered.suite, _not_concluded(error), lines=(), partial=""))
             continue
         conclusions.append(conclusion)
-        reports.append(report)
+        if report is not None:
+            reports.append(report)
     if run.settings.junit is not None:
         run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
         write_junit(run.settings.junit, reports)
@@ -76,7 +77,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
     return conclusions
 
 
-def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport]:
+def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion, SuiteReport | None]:
     plan = run.plan(Path(covered.document["path"]), nodeid=covered.suite)
     if plan.baseline is not None:
         return _conclude_verification(run, plan, plan.baseline, width=width)
@@ -103,10 +104,15 @@ def _record(run: Run, plan: Plan, report: SuiteReport) -> Path:
     return path
 
 
-def _conclude_verification(run: Run, plan: Plan, baseline: Baseline, *, width: int) -> tuple[Conclusion, SuiteReport]:
+def _conclude_verification(
+    run: Run, plan: Plan, baseline: Baseline, *, width: int
+) -> tuple[Conclusion, SuiteReport | None]:
     history = tuple(trial for trial in plan.history(run.store) if trial.run_id == run.id)
     own = tuple(candidate for _, candidate in counted(history))
     own = own or tuple(trial for trial in history if not is_baseline(trial.slot))
+    if not own:
+        partial = "nothing of the recorded best was measured; the gate judges all"
+        return Conclusion(plan.nodeid, Gate(()), lines=(), partial=partial), None
     report = _report(run, plan, own)
     judged = report.selection.ranking[-1]  # of several the worst
     verification, again = verification_of(plan, baseline, judged), f"pytest {plan.nodeid}"

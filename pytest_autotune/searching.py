@@ -57,8 +57,8 @@ def _refuse_reruns(config: pytest.Config) -> None:
     """pytest-rerunfailures sets a trial up twice and tears it down once: a leaked server and half a record."""
     if getattr(config.option, "reruns", None):
         raise pytest.UsageError(
-            "--reruns cannot be combined with --autotune: a trial's batches share one server and one record; "
-            "run the same command again to measure again what could not be measured"
+            "--reruns cannot be combined with suites of pytest-autotune: a trial's batches share one server and one "
+            "record; run the same command again to measure again what could not be measured"
         )
 
 
@@ -67,6 +67,8 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise pytest.UsageError(
             "--autotune-compare compares what is recorded and --autotune searches: leave one of them out"
         )
+    if settings.record and not settings.searching:
+        raise pytest.UsageError("--autotune-record records what a search selects: add --autotune, or leave it out")
     if settings.fresh and settings.rejudge:
         raise pytest.UsageError(
             "--autotune-fresh measures everything again and --autotune-rejudge nothing: leave one of them out"

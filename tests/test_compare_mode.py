@@ -74,6 +74,12 @@ def test_workers_keep_the_sides_of_a_suite_together(recorded):
     assert all(end <= start for (_, end), (start, _) in pairwise(times))
 
 
+def test_a_part_without_the_candidate_is_not_judged(recorded):
+    result = recorded.run("suites", "--autotune-compare", "v1", "-k", "baseline-1", "-rs")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["SKIPPED*nothing of the recorded best was measured; the gate judges all"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
@@ -83,6 +89,7 @@ def test_workers_keep_the_sides_of_a_suite_together(recorded):
             "*'v9' is neither a file nor a revision, branch or tag of the repository of *",
         ),
         (["--autotune-compare", "other.json"], 2, "*other.json: cannot be read: *"),
+        (["--autotune-record"], 4, "*--autotune-record records what a search selects: add --autotune*"),
         (["--autotune", "--autotune-compare", "v1"], 4, "*--autotune-compare compares what is recorded*"),
     ],
 )

@@ -220,7 +220,7 @@ def test_reruns_are_refused(project):
     project.suite()
     result = project.run("suites", "--autotune", "--reruns=1")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--reruns cannot be combined with --autotune*"])
+    result.stderr.fnmatch_lines(["*--reruns cannot be combined with suites of pytest-autotune*"])
 
 
 def test_infrastructure_trouble_is_an_error_and_stops_with_x(project):
