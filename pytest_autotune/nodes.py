@@ -322,7 +322,7 @@ def collect_suite(
     if not run.settings.plan_only:
         run.first(plan)  # here, where a mistake of a hook is one error, and not one for each trial
     for slot in plan.slots:
-        of_baseline = is_baseline(slot.name) and plan.opponent is not None
+        of_baseline = plan.opponent is not None and is_baseline(slot.name)
         trial: Trial = Trial.from_parent(
             parent,
             name=slot.name,
