@@ -63,6 +63,8 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     try:
         return (yield)
     finally:
+        if settings_of(session.config).searching:
+            gc.freeze()  # nor is it to look through them when the session ends
         gc.enable()
 
 
