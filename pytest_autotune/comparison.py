@@ -45,7 +45,7 @@ from pytest_autotune.formatting import change, count, title
 from pytest_autotune.metrics import PER_GPU, SHARES, TIMES, worse_when
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     Side = Mapping[str, Mapping[str, float]]  # of one deployment, by the name of the level, then of the metric
 
@@ -248,15 +248,6 @@ def automatic(
     reach += student_quantile(_PASSES, noise.freedom) * math.sqrt(1 + reach**2 / (2 * freedom))
     needed = abs(_change(metric, _sign(metric) * reach * noise.deviation / math.sqrt(looks.budget)))
     return Tolerance(min(max(least, needed), _WIDEST * least), automatic=True)
-
-
-def pooled(noises: Iterable[Noise]) -> Noise | None:
-    """Return the noise of several comparisons together; None of none."""
-    parts = list(noises)
-    freedom = sum(part.freedom for part in parts)
-    if not freedom:
-        return None
-    return Noise(math.sqrt(math.fsum(part.freedom * part.deviation**2 for part in parts) / freedom), freedom)
 
 
 def _effect(

@@ -56,7 +56,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Collect without the cyclic garbage collector: trials are made to stay, and it would look through all of them."""
+    """Collect without the cyclic garbage collector: trials are made to stay, and it would look through all of them.
+
+    What a search has collected it leaves alone from then on: pytest collects garbage at its end, which took about a
+    third of the time of collecting 10,000 configurations.
+    """
     if not settings_of(session.config).active or not gc.isenabled():
         return (yield)
     gc.disable()
@@ -64,7 +68,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         return (yield)
     finally:
         if settings_of(session.config).searching:
-            gc.freeze()  # nor is it to look through them when the session ends
+            gc.freeze()
         gc.enable()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.gate_model import EQUAL, LOSS, SCENARIOS, signed_ranks, simulate
-from pytest_autotune.comparison import Comparison, Looks, Noise, Pair, Tolerance, automatic, compare, pooled
+from pytest_autotune.comparison import Comparison, Looks, Noise, Pair, Tolerance, automatic, compare
 from pytest_autotune.distributions import student_quantile
 
 THROUGHPUT, TTFT, ERRORS = "output_throughput", "ttft.p99", "error_rate"
@@ -336,11 +336,6 @@ def test_an_automatic_tolerance_is_one_that_equal_candidates_keep():
 def test_a_smaller_sample_of_noise_widens_the_tolerance():
     few, many = (automatic(THROUGHPUT, Noise(0.018, freedom)).worse for freedom in (4, 100))
     assert 0.02 < many < few < 0.04
-
-
-def test_noise_of_several_comparisons_is_pooled_by_variance():
-    assert pooled([Noise(0.03, 3), Noise(0.01, 9)]) == Noise(pytest.approx(math.sqrt((3 * 9 + 9) / 12) / 100), 12)
-    assert pooled([]) is None
 
 
 def test_intervals_cover_as_often_as_they_say():

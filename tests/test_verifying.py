@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_autotune.baseline import baseline_text, beside, write_baseline
+from pytest_autotune.baseline import baseline_text, beside, recorded_metrics, write_baseline
 from pytest_autotune.engines.command import CommandEngine
 from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.errors import SuiteError
@@ -17,7 +17,7 @@ from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
 from pytest_autotune.suite_file import load_suite
-from pytest_autotune.verifying import baseline_of, recorded, recorded_metrics, referred, verification_of, verified
+from pytest_autotune.verifying import baseline_of, recorded, referred, verification_of, verified
 from tests.make_records import START, batch, trial
 
 SUITE = """\
