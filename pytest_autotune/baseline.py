@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.files import write_atomically
+from pytest_autotune.noise import Noise
 from pytest_autotune.problems import dotted
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Value
@@ -67,6 +68,7 @@ class Baseline(BaseModel):
     server: Served
     load: dict[str, Any]  # the suite's load, but how it is sent
     levels: dict[Annotated[str, AfterValidator(_level)], dict[str, float]] = Field(min_length=1)  # name, metric
+    noise: dict[str, Noise] = {}  # by metric: what pairs of equal sides differed by, over all levels
     run: str
     recorded_at: str  # UTC
     commit: str = ""  # git revision of the suite's repository
@@ -101,19 +103,43 @@ def workload(load: Mapping[str, Any]) -> dict[str, Any]:
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics as a file keeps them; those that are not finite are left out."""
-    return {name: float(f"{value:.{DIGITS}g}") for name, value in metrics.items() if math.isfinite(value)}
+    return {name: _short(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def with_noise(baseline: Baseline, measured: Mapping[str, Noise]) -> Baseline:
+    """Return a baseline with what another comparison of equal sides has shown of the noise, beside what it knew."""
+    noise = dict(baseline.noise)
+    for metric, more in measured.items():
+        known = noise[metric].with_more(more) if metric in noise else more
+        noise[metric] = Noise(_short(known.deviation), known.freedom)
+    return baseline.model_copy(update={"noise": noise})
 
 
 def baseline_text(baseline: Baseline) -> str:
     """Return a baseline as the text of its file: equal ones give equal texts, each number a line of its own."""
     content = baseline.model_dump(mode="json", by_alias=True)
     content["server"] = _said(baseline.server)
+    if not baseline.noise:
+        del content["noise"]
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
     """Write a baseline, whole or not at all."""
     write_atomically(path, baseline_text(baseline))
+
+
+def record_anew(path: Path, baseline: Baseline) -> None:
+    """Write a baseline over another; the noise that is known there is kept if it is of the same load on this hardware.
+
+    Whatever is wrong with the file that was there ends with it.
+    """
+    try:
+        before = read_baseline(path)
+    except SuiteError:
+        before = baseline
+    known = {} if any(differences(before, baseline)) else before.noise
+    write_baseline(path, baseline.model_copy(update={"noise": known}))
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -161,6 +187,10 @@ def _told(error: ValidationError) -> str:
     if first["type"] in ("json_invalid", "missing"):  # whose value is all of the file, or nothing
         return f"{place}{first['msg']}"
     return f"{place}{show(first['input'])}: {first['msg']}"
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _said(served: Served) -> dict[str, Any]:

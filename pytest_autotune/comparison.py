@@ -28,7 +28,7 @@ baseline (of shares such as `error_rate`, which may be 0, of the difference).
   reason keeps them. Looks are after even numbers of pairs: what the second place of a pair does then cancels.
 * **Coverage.** A metric that one side of a pair lacks at a level is not compared at all: the levels that remain are
   those at which the worse side survived.
-* **Automatic tolerances** are the least that is of use, and more where earlier comparisons of equal sides were so noisy
+* **Automatic tolerances** are the least that is of use, and more where comparisons of equal sides were so noisy
   that an equal candidate would not pass (`automatic`), to twice that. The noise of the pairs at hand does not widen
   them: a candidate that varies more is not to be allowed more, and is left open.
 """
@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_autotune.distributions import student_quantile
 from pytest_autotune.formatting import change, count, title
 from pytest_autotune.metrics import PER_GPU, SHARES, TIMES, worse_when
+from pytest_autotune.noise import Noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,14 +99,6 @@ class Tolerance:
 
     worse: float
     automatic: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """How the differences of pairs vary, as a standard deviation: of logarithms, or of shares."""
-
-    deviation: float
-    freedom: int  # values that it rests on, less one for each comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.baseline import Baseline
     from pytest_autotune.bench import Plan
+    from pytest_autotune.noise import Noise
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
@@ -64,8 +65,9 @@ def compared(plan: Plan, own: Baseline, other: Baseline, make: Callable[[Suite],
     study = hashlib.sha256(f"compare {plan.study} {opponent.study}".encode()).hexdigest()[:32]
     looks = looks_of(plan.suite)
     sides = {BASELINE: other.configuration, CANDIDATE: own.configuration}
+    choose = partial(_choose, plan.suite, other.noise)
     slots = tuple(
-        Slot(f"{side}-{pair}", 2 * (pair - 1) + second, sides[side], partial(_choose, plan.suite, pair, sides[side]))
+        Slot(f"{side}-{pair}", 2 * (pair - 1) + second, sides[side], partial(choose, pair, sides[side]))
         for pair in range(1, looks.budget + 1)
         for second, side in enumerate((BASELINE, CANDIDATE) if pair % 2 else (CANDIDATE, BASELINE))
     )
@@ -113,13 +115,16 @@ def pairs_of(history: Iterable[TrialRecord]) -> list[Pair]:
     return [Pair(_measured(baseline), _measured(candidate)) for baseline, candidate in counted(history)]
 
 
-def comparison_of(suite: Suite, history: Iterable[TrialRecord]) -> Comparison:
-    """Compare what was measured so far."""
-    return compare(pairs_of(history), tolerances_of(suite), looks=looks_of(suite))
+def comparison_of(suite: Suite, noise: Mapping[str, Noise], history: Iterable[TrialRecord]) -> Comparison:
+    """Compare what was measured so far; `noise` is that of the baseline."""
+    return compare(pairs_of(history), tolerances_of(suite, noise), looks=looks_of(suite))
 
 
-def tolerances_of(suite: Suite) -> dict[str, Tolerance]:
-    """Return what is compared: the metrics of `gate:`; without any objective, throughput and limited latencies."""
+def tolerances_of(suite: Suite, noise: Mapping[str, Noise]) -> dict[str, Tolerance]:
+    """Return what is compared: the metrics of `gate:`; without any objective, throughput and limited latencies.
+
+    `noise` is what pairs of equal sides have shown, by metric; the tolerances of a suite without any leave room for it.
+    """
     if suite.gate.tolerances:
         return {metric: Tolerance(worse) for metric, worse in suite.gate.tolerances.items()}
     looks = looks_of(suite)
@@ -128,7 +133,7 @@ def tolerances_of(suite: Suite) -> dict[str, Tolerance]:
     if not any("throughput" in name for name in names):
         names.append("output_throughput")
     metrics = (name for name in dict.fromkeys(names) if worse_when(name) is not None and name not in SHARES)
-    return {metric: automatic(metric, looks=looks) for metric in metrics}
+    return {metric: automatic(metric, noise.get(metric), looks=looks) for metric in metrics}
 
 
 def _measured(trial: TrialRecord) -> dict[str, Mapping[str, float]]:
@@ -137,6 +142,7 @@ def _measured(trial: TrialRecord) -> dict[str, Mapping[str, float]]:
 
 def _choose(
     suite: Suite,
+    noise: Mapping[str, Noise],
     pair: int,
     configuration: Configuration,
     history: tuple[TrialRecord, ...],
@@ -146,7 +152,7 @@ def _choose(
     """Return the configuration of a side; raise `SearchEnded` once the pairs before have settled the comparison."""
     begun = any((place := place_of(trial.slot)) is not None and place.pair == pair for trial in history)
     if not begun and len(pairs := pairs_of(history)) in looks_of(suite).schedule:
-        comparison = comparison_of(suite, history)
+        comparison = comparison_of(suite, noise, history)
         if comparison.settled:
             raise SearchEnded(f"the comparison is settled after {count(len(pairs), 'pair')}: {comparison.outcome}")
     return configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_autotune.baseline import beside, write_baseline
+from pytest_autotune.baseline import beside, read_baseline, record_anew, with_noise, write_baseline
 from pytest_autotune.bench import OUTDATED
 from pytest_autotune.budget import cost_of
 from pytest_autotune.choosing import defaults_of, how_it_ended
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.baseline import Baseline
     from pytest_autotune.bench import Plan
+    from pytest_autotune.held import Verification
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial, Selection
@@ -100,7 +102,7 @@ def _record(run: Run, plan: Plan, report: SuiteReport) -> Path:
     """Write what was selected beside its suite, where runs without --autotune find it."""
     path, best = beside(plan.suite.path), report.selection.best
     assert best is not None, "only what was selected is recorded"
-    write_baseline(path, baseline_of(plan, best, run_id=run.id, at=report.finished_at, commit=report.commit))
+    record_anew(path, baseline_of(plan, best, run_id=run.id, at=report.finished_at, commit=report.commit))
     return path
 
 
@@ -117,19 +119,37 @@ def _conclude_verification(
     judged = report.selection.ranking[-1]  # of several the worst
     verification, again = verification_of(plan, baseline, judged), f"pytest {plan.nodeid}"
     if plan.opponent is not None:
-        verification = replace(verification, comparison=comparison_of(plan.suite, history))
+        verification = replace(verification, comparison=comparison_of(plan.suite, baseline.noise, history))
         again += f" --autotune-compare {run.settings.compare}"
     gate = judge_verification(judged, verification, plan.suite.gate, again=again)
     report = replace(report, gate=gate, verification=verification)
     unfinished = next((trial for trial in history if trial.state != "finished"), None)
     partial = "" if unfinished is None else f"only a part of {unfinished.slot} was measured; the gate judges all"
+    lines = verification_lines(report, width=width, verbose=run.settings.verbose)
+    if run.settings.record and not partial:
+        lines += ["", _record_noise(run, plan, verification)]
     conclusion = Conclusion(
         nodeid=plan.nodeid,
         gate=gate,
-        lines=tuple(verification_lines(report, width=width, verbose=run.settings.verbose)),
+        lines=tuple(lines),
         partial=partial,
     )
     return conclusion, report
+
+
+def _record_noise(run: Run, plan: Plan, verification: Verification) -> str:
+    """Note in the record what equal sides differed by, which automatic tolerances leave room for; say what was done."""
+    if differing := (*verification.refused, *verification.changed):
+        return f"  nothing recorded: the two sides differ by more than noise: {'; '.join(differing)}"
+    assert verification.comparison is not None, "of a comparison"
+    effects = verification.comparison.effects
+    measured = {effect.metric: effect.noise for effect in effects if effect.noise is not None}
+    if not measured:
+        return "  nothing recorded: there are not two pairs with the same metrics on both sides"
+    path = beside(plan.suite.path)
+    record = read_baseline(path) if path.exists() else verification.baseline
+    write_baseline(path, with_noise(record, measured))
+    return f"  noise recorded: {os.path.relpath(path, run.config.invocation_params.dir)}"
 
 
 def _standing(run: Run, plan: Plan) -> tuple[TrialRecord, ...]:

@@ -67,8 +67,11 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise pytest.UsageError(
             "--autotune-compare compares what is recorded and --autotune searches: leave one of them out"
         )
-    if settings.record and not settings.searching:
-        raise pytest.UsageError("--autotune-record records what a search selects: add --autotune, or leave it out")
+    if settings.record and not settings.searching and settings.compare is None:
+        raise pytest.UsageError(
+            "--autotune-record records what a search selects, or the noise of a comparison of equal sides: "
+            "add --autotune or --autotune-compare, or leave it out"
+        )
     if settings.fresh and settings.rejudge:
         raise pytest.UsageError(
             "--autotune-fresh measures everything again and --autotune-rejudge nothing: leave one of them out"

@@ -120,7 +120,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--autotune-record",
         action="store_true",
         help="write the configuration that a search selects beside its suite (chat.best.json for chat.yaml), "
-        "where runs without --autotune verify it",
+        "where runs without --autotune verify it; with --autotune-compare of equal sides, what they differ by",
     )
     group.addoption(
         "--autotune-compare",

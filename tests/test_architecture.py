@@ -14,7 +14,7 @@ PACKAGE = Path(pytest_autotune.__file__).parent
 # Lowest first; a module may import modules of its own layer and of those before it.
 LAYERS = [
     {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files", "variables"},
-    {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness", "changepoints"},
+    {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness", "changepoints", "noise"},
     {"space", "constraints", "slo", "capacity"},
     {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}

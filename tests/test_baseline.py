@@ -16,10 +16,13 @@ from pytest_autotune.baseline import (
     differences,
     parse_baseline,
     read_baseline,
+    record_anew,
     rounded,
+    with_noise,
     write_baseline,
 )
 from pytest_autotune.errors import SuiteError
+from pytest_autotune.noise import Noise
 from pytest_autotune.samples import Level
 from tests.make_baselines import baseline
 
@@ -63,6 +66,7 @@ BASELINES = st.builds(
     run=TEXT,
     recorded_at=TEXT,
     commit=TEXT,
+    noise=st.dictionaries(TEXT, st.builds(Noise, st.floats(0, 1e6), st.integers(1, 100)), max_size=2),
 )
 
 
@@ -261,3 +265,37 @@ def test_what_a_comparison_is_about_is_told_with_both_values(now, told):
 @given(BASELINES)
 def test_a_baseline_differs_in_nothing_from_itself(one):
     assert [*differences(one, one), *changes(one, one)] == []
+
+
+def test_noise_of_more_comparisons_is_pooled_by_how_much_each_rests_on():
+    first = with_noise(baseline(), {"ttft.p90": Noise(0.03, 3)})
+    second = with_noise(first, {"ttft.p90": Noise(0.06, 9), "tpot.mean": Noise(0.0123456, 9)})
+    assert first.noise == {"ttft.p90": Noise(0.03, 3)}
+    assert second.noise == {"ttft.p90": Noise(0.05408, 12), "tpot.mean": Noise(0.01235, 9)}
+    assert '"noise": {\n    "ttft.p90": {\n      "deviation": 0.05408,\n      "freedom": 12\n    },' in baseline_text(
+        second
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"configuration": {"max-num-seqs": 8}}, True),
+        ({"hardware": "1 x NVIDIA H100"}, False),
+        ({"load": {"prompt_tokens": 1024}}, False),
+    ],
+)
+def test_what_is_recorded_anew_keeps_the_noise_of_the_same_load_on_the_same_hardware(tmp_path, fields, kept):
+    path, noise = tmp_path / "chat.best.json", {"ttft.p90": Noise(0.03, 3)}
+    write_baseline(path, baseline(noise=noise))
+    record_anew(path, baseline(**fields))
+    assert read_baseline(path) == baseline(**fields, noise=noise if kept else {})
+
+
+@pytest.mark.parametrize("before", [None, "{broken"])
+def test_a_record_without_a_readable_one_before_it_has_no_noise(tmp_path, before):
+    path = tmp_path / "chat.best.json"
+    if before is not None:
+        path.write_text(before)
+    record_anew(path, baseline())
+    assert read_baseline(path) == baseline()

@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from pytest_autotune.baseline import read_baseline, write_baseline
+from pytest_autotune.noise import Noise
 from tests.conftest import QUICK_SUITE
 from tests.make_baselines import record
 
@@ -74,6 +76,33 @@ def test_workers_keep_the_sides_of_a_suite_together(recorded):
     assert all(end <= start for (_, end), (start, _) in pairwise(times))
 
 
+@pytest.mark.alone
+def test_what_equal_sides_differ_by_is_recorded_and_widens_the_next_tolerance(recorded):
+    recorded.suite(SUITE.replace("gate: {throughput: -25%, pairs: 4}", "gate: {inconclusive: warn, pairs: 4}"))
+    result = recorded.run("suites", "--autotune-compare", "v1", "--autotune-record")
+    assert result.ret == 0, result.stdout.str()
+    result.stdout.fnmatch_lines(["*noise recorded: suites/quick.best.json"])
+    path = recorded.path / RECORD
+    record = read_baseline(path)
+    assert {name: noise.freedom for name, noise in record.noise.items()} == {"output_throughput": 3, "ttft.p90": 3}
+    noisy = {"output_throughput": Noise(10.0, 9)}
+    write_baseline(path, record.model_copy(update={"noise": noisy}))
+    result = recorded.run("suites", "--autotune-compare", RECORD)
+    assert result.ret == 0, result.stdout.str()
+    result.stdout.fnmatch_lines(["*output throughput*all* 4 %*"])
+
+
+def test_what_unequal_sides_differ_by_is_not_recorded_as_noise(recorded):
+    before = (recorded.path / RECORD).read_bytes()
+    recorded.suite(SUITE.replace("time-scale: 0.2", "time-scale: 0.6"))
+    result = recorded.run("suites", "--autotune-compare", "v1", "--autotune-record")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["*nothing recorded: the two sides differ by more than noise: server.fixed.time-scale*"]
+    )
+    assert (recorded.path / RECORD).read_bytes() == before
+
+
 def test_a_part_without_the_candidate_is_not_judged(recorded):
     result = recorded.run("suites", "--autotune-compare", "v1", "-k", "baseline-1", "-rs")
     assert result.ret == 0
@@ -89,7 +118,11 @@ def test_a_part_without_the_candidate_is_not_judged(recorded):
             "*'v9' is neither a file nor a revision, branch or tag of the repository of *",
         ),
         (["--autotune-compare", "other.json"], 2, "*other.json: cannot be read: *"),
-        (["--autotune-record"], 4, "*--autotune-record records what a search selects: add --autotune*"),
+        (
+            ["--autotune-record"],
+            4,
+            "*--autotune-record records what a search selects, or the noise of *add --autotune*",
+        ),
         (["--autotune", "--autotune-compare", "v1"], 4, "*--autotune-compare compares what is recorded*"),
     ],
 )

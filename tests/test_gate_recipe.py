@@ -44,7 +44,7 @@ def follow(project, line):
 @pytest.mark.alone
 @pytest.mark.slow
 def test_the_page_is_followed_to_the_letter(user):
-    record, verify, *compare, export = COMMANDS
+    record, verify, *compare, noise, export = COMMANDS
     assert [line.split()[-1] for line in compare] == ["main", "v1.2", "old.best.json"]
     suite = user.path / "suites" / "chat.yaml"
     good = suite.read_text()
@@ -54,6 +54,7 @@ def test_the_page_is_followed_to_the_letter(user):
     git(user, "tag", "v1.2")
     (user.path / "old.best.json").write_text((user.path / "suites" / "chat.best.json").read_text())
     assert follow(user, verify).returncode == 0
+    assert "  noise recorded: suites/chat.best.json" in follow(user, noise).stdout.splitlines()
     for line in compare[1:]:  # the first measures below
         assert follow(user, f"{line} --collect-only -q").stdout.count("::baseline-") == 4 * 2
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pytest_autotune.baseline import Served
 from pytest_autotune.budget import SearchEnded
-from pytest_autotune.comparison import Looks, Pair, Tolerance
+from pytest_autotune.comparison import Looks, Pair, Tolerance, automatic
 from pytest_autotune.engines.sim.engine import SimEngine
+from pytest_autotune.noise import Noise
 from pytest_autotune.pairing import (
     Place,
     as_served,
@@ -136,13 +137,27 @@ def test_pairs_are_in_their_order_whatever_the_order_of_trials(numbers, chance):
     ],
 )
 def test_what_is_compared_is_what_the_gate_says_or_else_what_the_suite_is_about(fields, tolerances):
-    assert tolerances_of(suite(**fields)) == tolerances
+    assert tolerances_of(suite(**fields), {}) == tolerances
+
+
+@pytest.mark.parametrize(
+    ("gate", "tolerance"),
+    [
+        (Terms(), automatic("output_throughput", Noise(0.02, 9))),
+        (Terms({"output_throughput": 0.01}), Tolerance(0.01)),
+    ],
+    ids=["automatic", "of the suite"],
+)
+def test_only_automatic_tolerances_leave_room_for_the_noise_of_equal_sides(gate, tolerance):
+    noise = {"output_throughput": Noise(0.02, 9)}
+    assert tolerances_of(suite(gate=gate, slo=()), noise) == {"output_throughput": tolerance}
+    assert automatic("output_throughput").worse < automatic("output_throughput", noise["output_throughput"]).worse
 
 
 def test_the_comparison_is_of_the_suites_tolerances_and_pairs():
     of = suite(gate=Terms({"output_throughput": 0.02}, pairs=4))
     history = [one for number in range(1, 5) for one in pair(number, 0.9 + number / 1000)]
-    comparison = comparison_of(of, history)
+    comparison = comparison_of(of, {}, history)
     assert looks_of(of) == Looks(budget=4)
     assert comparison.outcome == "regression"
     (effect,) = comparison.effects
