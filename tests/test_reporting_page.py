@@ -38,15 +38,18 @@ class Page(HTMLParser):
 
     @property
     def figures(self):
-        """What Plotly is told to draw: the data and the layout of each chart."""
+        """What Plotly is told to draw: data, layout and options of each chart."""
         found = []
         for script in self.scripts:
             _, called, rest = script.partition("Plotly.newPlot(")
             if called and rest.lstrip().startswith('"chart-'):
                 rest = rest.lstrip().partition(",")[2].lstrip()
-                data, end = json.JSONDecoder().raw_decode(rest)
-                layout, _ = json.JSONDecoder().raw_decode(rest[end:].lstrip(" ,\n"))
-                found.append((data, layout))
+                told = []
+                for _ in range(3):
+                    value, end = json.JSONDecoder().raw_decode(rest)
+                    told.append(value)
+                    rest = rest[end:].lstrip(" ,\n")
+                found.append(tuple(told))
         return found
 
 
@@ -63,7 +66,7 @@ def page():
 
 
 def test_each_metric_is_a_chart_with_a_line_for_each_load_level(page):
-    (throughput, layout), (ttft, ttft_layout) = page.figures
+    (throughput, layout, _), (ttft, ttft_layout, _) = page.figures
     assert [(line["name"], line["x"], line["y"]) for line in throughput] == [
         ("c8", list(range(12)), list(SLOWER)),
         ("c16", list(range(2, 12)), list(SLOWER[2:])),
@@ -84,7 +87,7 @@ def test_lines_are_told_apart_without_colours(page):
 
 
 def test_a_change_is_a_vertical_line_with_a_label(page):
-    (_, layout), (_, unchanged) = page.figures
+    (_, layout, _), (_, unchanged, _) = page.figures
     assert [(line["x0"], line["x1"], line["yref"]) for line in layout["shapes"]] == [(7, 7, "paper")]
     (label,) = layout["annotations"]
     assert (label["x"], label["text"]) == (7, "<b>07c0ffee00</b><br>c8: -25 %<br>c16: -25 %")
@@ -105,6 +108,13 @@ def test_nothing_is_loaded_from_elsewhere(page):
     (policy,) = [attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes]
     assert policy.startswith("default-src 'none'; ")
     assert "http" not in policy
+
+
+def test_no_button_sends_what_was_measured_to_somebody(page):
+    for _, _, options in page.figures:
+        (buttons,) = options["modeBarButtons"]
+        assert set(buttons) <= {"zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"}
+        assert options["displaylogo"] is False
 
 
 def test_names_are_text(page):

@@ -127,7 +127,7 @@ def chart(series: Sequence[Series], runs: Sequence[Point]) -> dict[str, Any]:
             for one, shape, dash in zip(series, cycle(SHAPES), cycle(DASHES), strict=False)
         ],
         "layout": {
-            "template": "plotly_white",
+            "template": "none",
             "height": HEIGHT + top,
             "margin": {"t": top, "r": 40},
             "hovermode": "closest",
@@ -193,8 +193,13 @@ def _changes(series: Sequence[Series], place: Mapping[str, int]) -> tuple[list[d
 def _hover(one: Series, point: Point) -> str:
     words = [revision(point), f"{point.at:%Y-%m-%d %H:%M} UTC", f"{one.level}: {quantity(one.metric, point.value)}"]
     words += [f"engine {point.engine_version}"] if point.engine_version else []
-    return "<br>".join(map(html.escape, words))
+    return "<br>".join(map(_text, words))
 
 
 def _short(point: Point) -> str:
-    return html.escape(point.commit[:10] or point.run_id)
+    return _text(point.commit[:10] or point.run_id)
+
+
+def _text(words: str) -> str:
+    """Write words as text in a chart, where Plotly reads markup, but no names of quotation marks."""
+    return html.escape(words, quote=False)
