@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     history.add_argument(
         "--store", default="", metavar="URL", help="results store: a path or URL (default: .autotune/results.db)"
     )
+    history.add_argument("--html", default="", metavar="PATH", help="also write a web page with charts, in one file")
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return command.run(given)
     if given.command == "history":
-        return _history(parser, given.suite, given.metric, given.store)
+        return _history(parser, given)
     return _schema()
 
 
@@ -62,18 +63,21 @@ def _schema() -> int:
     return 0
 
 
-def _history(parser: Parser, suite: str, metrics: list[str], where: str) -> int:
+def _history(parser: Parser, given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from pytest_autotune.errors import StoreError
+    from pytest_autotune.errors import MissingRequirement, StoreError
+    from pytest_autotune.files import write_atomically
     from pytest_autotune.history import history_of, verified_suites
     from pytest_autotune.metrics import parse_metric
+    from pytest_autotune.reporting.page import history_page
     from pytest_autotune.reporting.trend import history_lines
     from pytest_autotune.settings import file_of_store, url_of_store
     from pytest_autotune.spelling import nearest
     from pytest_autotune.store import Store
 
-    url = url_of_store(where, Path.cwd() / ".autotune", Path.cwd())
+    suite, metrics = given.suite, given.metric
+    url = url_of_store(given.store, Path.cwd() / ".autotune", Path.cwd())
     file = file_of_store(url)
     if file is not None and not file.exists():
         parser.error(f"there is no store {file}; name another by --store")
@@ -83,13 +87,20 @@ def _history(parser: Parser, suite: str, metrics: list[str], where: str) -> int:
         with Store(url) as store:
             store.migrate()
             series = history_of(store, suite, metrics)
-            known = verified_suites(store)
+            known = () if series else verified_suites(store)
     except (ValueError, StoreError) as error:
         parser.error(str(error))
     if not series:
         there = ", ".join(known) or "none"
         parser.error(f"no verification of {suite!r} is in the store{nearest(suite, known)}; there are {there}")
-    sys.stdout.write("\n".join(history_lines(suite, series, width=shutil.get_terminal_size().columns)) + "\n")
+    lines = history_lines(suite, series, width=shutil.get_terminal_size().columns)
+    if given.html:
+        try:
+            write_atomically(Path(given.html), history_page(suite, series))
+        except (MissingRequirement, OSError) as error:
+            parser.error(f"--html {given.html}: {error}")
+        lines += ["", f"written: {given.html}"]
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 

@@ -38,14 +38,12 @@ def change_points(values: Sequence[float]) -> tuple[int, ...]:
         sums.append(sums[-1] + scaled)
         squares.append(squares[-1] + scaled**2)
 
-    def cost(start: int, end: int) -> float:
-        return squares[end] - squares[start] - (sums[end] - sums[start]) ** 2 / (end - start)
-
     penalty = PENALTY * math.log(len(values))
     least, before = [-penalty] + [math.inf] * len(values), [0] * (len(values) + 1)
     for end in range(SHORTEST, len(values) + 1):
+        until, squared = sums[end], squares[end] + penalty
         for start in (0, *range(SHORTEST, end - SHORTEST + 1)):
-            total = least[start] + cost(start, end) + penalty
+            total = least[start] + squared - squares[start] - (until - sums[start]) ** 2 / (end - start)
             if total < least[end]:
                 least[end], before[end] = total, start
     found, end = [], len(values)

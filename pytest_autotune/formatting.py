@@ -46,6 +46,11 @@ def change(fraction: float) -> str:
     return "+<0.01 %" if percent > 0 else "-<0.01 %"
 
 
+def points(difference: float) -> str:
+    """Write a difference of shares: ``+1.9 pp``; it is given as it is (0.019)."""
+    return change(difference).replace("%", "pp")
+
+
 def unit(metric: str) -> str:
     """Return the unit that `amount` writes a metric in, for a table's header; empty when it has none."""
     family = metric.partition(".")[0]
@@ -59,14 +64,19 @@ def unit(metric: str) -> str:
     return _RATE_UNITS.get(base, "") + ("/GPU" if base in _RATE_UNITS and base != family else "")
 
 
+def in_unit(metric: str, value: float) -> float:
+    """Return a metric's value in `unit(metric)`, for the axis of a chart."""
+    return value * {"ms": 1000, "%": 100}.get(unit(metric), 1)
+
+
 def amount(metric: str, value: float) -> str:
     """Write a metric's value as a bare number in `unit(metric)`, for the columns of a table."""
     match unit(metric):
         case "ms":
-            milliseconds = value * 1000
+            milliseconds = in_unit(metric, value)
             return f"{milliseconds:.0f}" if abs(milliseconds) >= 100 else f"{milliseconds:.2f}"
         case "%":
-            return _trimmed(value * 100, 3)
+            return _trimmed(in_unit(metric, value), 3)
         case "per Mtok":
             return _trimmed(value, 4)
         case "":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.formatting import change, title
+from pytest_autotune.formatting import change, points, title
 from pytest_autotune.metrics import SHARES, worse_when
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Held:
         return self._signed(value).lstrip("+")
 
     def _signed(self, value: float) -> str:
-        return change(value).replace("%", "pp") if self.metric in SHARES else change(value)
+        return points(value) if self.metric in SHARES else change(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import MeasuredRecord
     from pytest_autotune.samples import Level
     from pytest_autotune.store import Store
 
@@ -48,21 +48,7 @@ class Series:
     level: str
     metric: str
     points: tuple[Point, ...]
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """Where the level of the logarithms changed; nothing where a value is not above 0."""
-        values = [point.value for point in self.points]
-        if min(values) <= 0:
-            return ()
-        logarithms = [math.log(value) for value in values]
-        starts = change_points(logarithms)
-        bounds = (0, *starts, len(values))
-        means = [fmean(logarithms[start:end]) for start, end in pairwise(bounds)]
-        return tuple(
-            Change(self.points[start], math.expm1(means[number + 1] - means[number]))
-            for number, start in enumerate(starts)
-        )
+    changes: tuple[Change, ...] = ()
 
 
 def verified_suites(store: Store) -> tuple[str, ...]:
@@ -76,44 +62,52 @@ def history_of(store: Store, suite: str, metrics: Sequence[str] = ()) -> tuple[S
 
     What was measured under another load, or on other hardware, than its newest verification is left out.
     """
-    found: dict[tuple[Level, str], list[Point]] = {}
-    covered_by = [
-        (run, covered)
-        for run in reversed(store.runs())
-        for covered in store.suites_of_run(run.id)
-        if covered.document.get("name") == suite and VERIFIES in covered.document
-    ]
-    if not covered_by:
+    verifications = [(run, covered) for run, covered in store.covered(suite) if VERIFIES in covered.document]
+    if not verifications:
         return ()
-    newest = covered_by[-1][1].document
+    newest = verifications[-1][1].document
     if not metrics:
         levels = newest[VERIFIES]["levels"].values()
         metrics = tuple(dict.fromkeys(metric for level in levels for metric in level))
-    for run, covered in covered_by:
-        if _conditions(covered.document) != _conditions(newest):
-            continue
+    alike = [(run, covered) for run, covered in verifications if _conditions(covered.document) == _conditions(newest)]
+    measured: dict[tuple[str, str], list[MeasuredRecord]] = {}
+    for record in store.measured({covered.study for _, covered in alike}):
+        if not is_baseline(record.slot):
+            measured.setdefault((record.run_id, record.study), []).append(record)
+    found: dict[tuple[Level, str], list[Point]] = {}
+    for run, covered in alike:
         commit = str(run.environment.get("git", {}).get("revision", ""))
         version = str(covered.document.get("engine_version", ""))
-        trials = [trial for trial in store.trials_of_run(run.id) if trial.study == covered.study]
-        for level, metric, value in _measured(trials, metrics):
+        for level, metric, value in _medians(measured.get((run.id, covered.study), ()), metrics):
             found.setdefault((level, metric), []).append(Point(run.id, run.started_at, commit, version, value))
     order = {metric: place for place, metric in enumerate(metrics)}
     ordered = sorted(found.items(), key=lambda item: (order[item[0][1]], item[0][0]))
-    return tuple(Series(level.name, metric, tuple(points)) for (level, metric), points in ordered)
+    return tuple(Series(level.name, metric, tuple(points), changes_of(points)) for (level, metric), points in ordered)
+
+
+def changes_of(points: Sequence[Point]) -> tuple[Change, ...]:
+    """Return where the level of the logarithms changed; nothing where a value is not above 0."""
+    values = [point.value for point in points]
+    if min(values) <= 0:
+        return ()
+    logarithms = [math.log(value) for value in values]
+    starts = change_points(logarithms)
+    bounds = (0, *starts, len(values))
+    means = [fmean(logarithms[start:end]) for start, end in pairwise(bounds)]
+    return tuple(
+        Change(points[start], math.expm1(means[number + 1] - means[number])) for number, start in enumerate(starts)
+    )
 
 
 def _conditions(document: Mapping[str, Any]) -> tuple[object, ...]:
     return workload(document["load"]), document.get("hardware")
 
 
-def _measured(trials: Iterable[TrialRecord], metrics: Sequence[str]) -> Iterator[tuple[Level, str, float]]:
+def _medians(records: Iterable[MeasuredRecord], metrics: Sequence[str]) -> Iterator[tuple[Level, str, float]]:
     values: dict[tuple[Level, str], list[float]] = {}
-    for trial in trials:
-        if trial.state != "finished" or is_baseline(trial.slot):
-            continue
-        for batch in trial.batches:
-            for metric in metrics:
-                if batch.status == "measured" and math.isfinite(batch.metrics.get(metric, math.nan)):
-                    values.setdefault((batch.level, metric), []).append(batch.metrics[metric])
+    for record in records:
+        for metric in metrics:
+            if math.isfinite(record.metrics.get(metric, math.nan)):
+                values.setdefault((record.level, metric), []).append(record.metrics[metric])
     for (level, metric), measured in values.items():
         yield level, metric, median(measured)

@@ -111,6 +111,16 @@ class SuiteRecord:
     document: Mapping[str, Any]
 
 
+class MeasuredRecord(NamedTuple):
+    """The numbers of one batch that a finished trial measured, and whose they are."""
+
+    run_id: str
+    study: str
+    slot: str
+    level: Level
+    metrics: Mapping[str, float]
+
+
 class Note(NamedTuple):
     """What one process of a run was doing last."""
 

@@ -17,9 +17,10 @@ from pytest_autotune.budget import cost_of
 from pytest_autotune.choosing import defaults_of, how_it_ended
 from pytest_autotune.engines.engine import Address
 from pytest_autotune.engines.requirements import environment_of
-from pytest_autotune.errors import AutotuneError, MissingRequirement
+from pytest_autotune.errors import AutotuneError, MissingRequirement, StoreError
 from pytest_autotune.files import file_name
 from pytest_autotune.gate import Gate, Rule, judge_gate, judge_verification
+from pytest_autotune.history import history_of
 from pytest_autotune.load.plan import secrets_of
 from pytest_autotune.pairing import comparison_of, counted, is_baseline
 from pytest_autotune.plan import grid_cost
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pytest_autotune.baseline import Baseline
     from pytest_autotune.bench import Plan
     from pytest_autotune.held import Verification
+    from pytest_autotune.history import Series
     from pytest_autotune.records import SuiteRecord, TrialRecord
     from pytest_autotune.run import Run
     from pytest_autotune.selection import JudgedTrial, Selection
@@ -122,10 +124,11 @@ def _conclude_verification(
         verification = replace(verification, comparison=comparison_of(plan.suite, baseline.noise, history))
         again += f" --autotune-compare {run.settings.compare}"
     gate = judge_verification(judged, verification, plan.suite.gate, again=again)
-    report = replace(report, gate=gate, verification=verification)
+    told, untold = _told_history(run, plan.suite)
+    report = replace(report, gate=gate, verification=verification, history=told)
     unfinished = next((trial for trial in history if trial.state != "finished"), None)
     partial = "" if unfinished is None else f"only a part of {unfinished.slot} was measured; the gate judges all"
-    lines = verification_lines(report, width=width, verbose=run.settings.verbose)
+    lines = [*verification_lines(report, width=width, verbose=run.settings.verbose), *untold]
     if run.settings.record and not partial:
         lines += ["", _record_noise(run, plan, verification)]
     conclusion = Conclusion(
@@ -150,6 +153,20 @@ def _record_noise(run: Run, plan: Plan, verification: Verification) -> str:
     record = read_baseline(path) if path.exists() else verification.baseline
     write_baseline(path, with_noise(record, measured))
     return f"  noise recorded: {os.path.relpath(path, run.config.invocation_params.dir)}"
+
+
+def _told_history(run: Run, suite: Suite) -> tuple[tuple[Series, ...], tuple[str, ...]]:
+    """Return the history of what the gate judges, and a line where it cannot be read.
+
+    No verdict depends on what earlier runs have measured, so nothing of theirs turns this one red.
+    """
+    about = [suite.objective.metric, *(limit.metric for limit in suite.slo)]
+    metrics = tuple(dict.fromkeys(suite.gate.tolerances or about))
+    try:
+        series = history_of(run.store, suite.name, metrics)
+    except (StoreError, LookupError, ValueError) as error:
+        return (), (f"  history: not shown, as it cannot be read from the store: {error}",)
+    return tuple(one for one in series if len(one.points) > 1), ()
 
 
 def _standing(run: Run, plan: Plan) -> tuple[TrialRecord, ...]:

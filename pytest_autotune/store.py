@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Text, func, insert, select, type_coerce, update
 
 from pytest_autotune.database import Database
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import StoreError
 from pytest_autotune.masking import mask, mask_argv, mask_text
-from pytest_autotune.records import BatchRecord, Note, RunRecord, StartRecord, SuiteRecord, TrialRecord, utc_now
+from pytest_autotune.records import (
+    BatchRecord,
+    MeasuredRecord,
+    Note,
+    RunRecord,
+    StartRecord,
+    SuiteRecord,
+    TrialRecord,
+    utc_now,
+)
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Ruling, Status
@@ -20,7 +30,7 @@ from pytest_autotune.space import canonical
 from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Row
@@ -304,16 +314,32 @@ class Store:
         """Return every run, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()))
-            return tuple(
-                RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
-                for row in rows
-            )
+            return tuple(map(_run_record, rows))
 
     def suites_of_run(self, run_id: str) -> tuple[SuiteRecord, ...]:
         """Return the suites that a run covered, by node id."""
         with self._database.read() as connection:
             rows = connection.execute(select(suites).where(suites.c.run_id == run_id).order_by(suites.c.suite))
             return tuple(SuiteRecord(row.run_id, row.study, row.suite, row.document) for row in rows)
+
+    def covered(self, name: str) -> tuple[tuple[RunRecord, SuiteRecord], ...]:
+        """Return each run, oldest first, with the suite of this name that it covered, as it noted it."""
+        said = type_coerce(suites.c.document, Text).contains(f'"name":{json.dumps(name)}', autoescape=True)  # in short
+        covering = select(runs, suites).join_from(runs, suites).where(said).order_by(runs.c.started_at, runs.c.id)
+        with self._database.read() as connection:
+            rows = [row for row in connection.execute(covering) if row.document.get("name") == name]
+        return tuple((_run_record(row), SuiteRecord(row.run_id, row.study, row.suite, row.document)) for row in rows)
+
+    def measured(self, studies: Collection[str]) -> tuple[MeasuredRecord, ...]:
+        """Return the numbers of what finished trials of these studies measured, of all runs and generations."""
+        wanted = trials.c.study.in_(studies) & (trials.c.state == "finished") & (batches.c.status == "measured")
+        columns = (trials.c.run_id, trials.c.study, trials.c.slot, batches.c.value, batches.c.shape, batches.c.metrics)
+        found = select(*columns).join_from(trials, batches).where(wanted).order_by(batches.c.id)
+        with self._database.read() as connection:
+            return tuple(
+                MeasuredRecord(row.run_id, row.study, row.slot, Level(row.value, row.shape), row.metrics)
+                for row in connection.execute(found)
+            )
 
     def studies(self) -> tuple[SuiteRecord, ...]:
         """Return each study once, as the run that covered it last noted it."""
@@ -408,6 +434,10 @@ def _records(connection: Connection, condition: ColumnElement[bool]) -> list[Tri
     for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
         measured.setdefault(batch.trial_id, []).append(_batch_record(batch))
     return [_trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]
+
+
+def _run_record(row: Row[Any]) -> RunRecord:
+    return RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
 
 
 def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:

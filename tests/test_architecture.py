@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "optuna": {"search"},
     "xdist": {"scheduling"},
     "rich": {"load_command"},
+    "plotly": {"reporting"},
     "docker": {"deploy"},
 }
 
@@ -129,6 +130,7 @@ def test_loading_the_plugin_imports_nothing_heavy():
         "junit_xml",
         "asyncio",
         "rich",
+        "plotly",
     }
     script = "import sys, pytest; before = set(sys.modules); import pytest_autotune.plugin; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -11,6 +11,8 @@ from pytest_autotune.formatting import (
     change,
     count,
     duration,
+    in_unit,
+    points,
     quantities,
     quantity,
     seconds,
@@ -144,3 +146,16 @@ def test_the_text_is_ascii_and_close_to_the_value(metric, value):
     number, _, suffix = text.partition(" ")
     scale = {"ms": 1e-3, "%": 1e-2}.get(suffix, 1)
     assert float(number) * scale == pytest.approx(value, rel=0.006, abs=1e-300)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "drawn"),
+    [("ttft.p90", 0.25, 250.0), ("error_rate", 0.02, 2.0), ("output_throughput", 7.5, 7.5), ("requests", 3.0, 3.0)],
+)
+def test_values_are_in_the_unit_of_the_axis(metric, value, drawn):
+    assert in_unit(metric, value) == drawn
+
+
+@pytest.mark.parametrize(("difference", "text"), [(0.019, "+1.9 pp"), (-0.5, "-50 pp"), (0.0, "0 pp")])
+def test_a_difference_of_shares_is_in_percentage_points(difference, text):
+    assert points(difference) == text

@@ -8,10 +8,11 @@ import pytest
 
 from pytest_autotune.beginning import VERIFIES
 from pytest_autotune.history import history_of, verified_suites
-from pytest_autotune.reporting.trend import history_lines, sparkline
+from pytest_autotune.reporting.trend import change_sentences, history_lines, history_rows, sparkline
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
 from tests.make_baselines import baseline
+from tests.make_history import SLOWER, series
 from tests.make_records import START, batch
 
 LOAD = {"prompt_tokens": 512, "concurrency": [8]}
@@ -39,8 +40,8 @@ def verify(store, number, *measured, name="chat", slots=("best",), load=LOAD, ha
         store.finish(claim.trial.id, status=Status.COMPLIANT, elapsed_s=1.0)
 
 
-def values(series):
-    return [[point.value for point in one.points] for one in series]
+def values(several):
+    return [[point.value for point in one.points] for one in several]
 
 
 def test_each_metric_of_the_baseline_has_a_series_oldest_first(store):
@@ -99,6 +100,37 @@ def test_a_sparkline_is_between_the_least_and_the_largest_it_shows(values, drawn
     assert sparkline(values) == drawn
 
 
+@pytest.mark.parametrize(
+    ("measured", "first", "last", "change"),
+    [
+        (series(200.0, 190.0), "200.00 tok/s", "190.00 tok/s", "-5 %"),
+        (series(0.394, 0.394, metric="ttft.p90"), "394 ms", "394 ms", "0 %"),
+        (series(0.0, 0.02, metric="error_rate"), "0 %", "2 %", "+2 pp"),
+        (series(0.0, 3.0, metric="goodput"), "0.00 req/s", "3.00 req/s", ""),
+    ],
+)
+def test_a_row_has_the_first_and_the_last_value_and_their_difference(measured, first, last, change):
+    (row,) = history_rows([measured])
+    assert (row.first, row.last, row.change, row.verifications) == (first, last, change, len(measured.points))
+
+
+@pytest.mark.parametrize(
+    ("newest", "told"), [({}, True), ({"newest": 12}, True), ({"newest": 5}, True), ({"newest": 4}, False)]
+)
+def test_only_levels_that_began_in_the_newest_verifications_are_told(newest, told):
+    wanted = ["-25 % output throughput at c8 since commit 07c0ffee00 of 2026-01-09, engine 0.11.0"]
+    assert change_sentences([series(*SLOWER)], **newest) == (wanted if told else [])
+
+
+def test_changes_of_several_series_are_told_oldest_first():
+    early = series(*SLOWER[2:], metric="ttft.p90", level="c16")
+    told = change_sentences([series(*SLOWER, commits=False, version=""), early])
+    assert told == [
+        "-25 % ttft.p90 at c16 since commit 05c0ffee00 of 2026-01-07, engine 0.11.0",
+        "-25 % output throughput at c8 since run run-07 of 2026-01-09",
+    ]
+
+
 def history(directory, *arguments):
     command = [sys.executable, "-m", "pytest_autotune", "history", *arguments]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
@@ -127,3 +159,29 @@ def test_what_cannot_be_shown_is_one_line(store, tmp_path, arguments, told):
     assert shown.returncode == 4
     assert len(shown.stderr.splitlines()) == 1
     assert told in shown.stderr
+
+
+def test_the_page_is_written_beside_what_is_printed(store, tmp_path):
+    pytest.importorskip("plotly", reason="plotly is not installed (the dashboard extra)")
+    verify(store, 0, 200.0)
+    shown = history(tmp_path, "chat", "--html", "build/chat.html")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("chat: 1 verification, ")
+    assert shown.stdout.endswith("\nwritten: build/chat.html\n")
+    assert "<h1>chat</h1>" in (tmp_path / "build" / "chat.html").read_text()
+    shown = history(tmp_path, "chat", "--html", "build")
+    assert shown.returncode == 4
+    assert shown.stderr.startswith("python -m pytest_autotune: --html build: ")
+    assert len(shown.stderr.splitlines()) == 1
+
+
+def test_without_what_draws_it_one_line_says_how_to_get_it(store, tmp_path):
+    verify(store, 0, 200.0)
+    script = "import sys; sys.modules['plotly'] = None; from pytest_autotune.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "history", "chat"]
+    shown = subprocess.run([*command, "--html", "chat.html"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 4
+    assert len(shown.stderr.splitlines()) == 1
+    assert "pip install 'pytest-autotune[dashboard]'" in shown.stderr
+    assert not (tmp_path / "chat.html").exists()
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0

@@ -7,6 +7,7 @@ from pytest_autotune.gate import Gate, Rule
 from pytest_autotune.held import Verification, hold
 from pytest_autotune.reporting.markdown import markdown_text
 from tests.make_baselines import baseline
+from tests.make_history import SLOWER, series
 from tests.make_records import trial
 from tests.make_reports import BEST, DEFAULTS, REFUSED, good, report, suite
 
@@ -66,6 +67,26 @@ def test_a_comparison_shows_its_interval_and_what_is_open():
     assert lines[0] == "### chat: not resolved"
     assert "|  | at | change | from | to | allowed |  |" in lines
     assert lines[-1] == "- open: `not-worse.output_throughput`: Not resolved."
+
+
+def test_the_history_of_a_verified_suite_stands_between_its_table_and_its_rules():
+    gate = Gate((Rule("slo", True, "Fine."),))
+    told = (series(*SLOWER), series(0.0, 0.02, metric="error_rate"), series(*SLOWER, metric="e2e.p99", version="<0_1>"))
+    lines = markdown_text([verified(Verification(baseline(), ()), gate=gate, history=told)]).splitlines()
+    assert lines[4:] == [
+        "| history | at | trend | first → last | since the first | verifications |",
+        "|---|---|---|---|---|---|",
+        "| output throughput | c8 | `███████▁▁▁▁▁` | 200.00 tok/s → 152.00 tok/s | -24 % | 12 |",
+        "| error rate | c8 | `▁█` | 0 % → 2 % | +2 pp | 2 |",
+        "| e2e.p99 | c8 | `███████▁▁▁▁▁` | 200 s → 152 s | -24 % | 12 |",
+        "",
+        "- -25 % output throughput at c8 since commit 07c0ffee00 of 2026-01-09, engine 0.11.0",
+        r"- -25 % e2e.p99 at c8 since commit 07c0ffee00 of 2026-01-09, engine &lt;0\_1&gt;",
+        "",
+        "- holds: `slo`: Fine.",
+    ]
+    without_change = markdown_text([verified(Verification(baseline(), ()), gate=gate, history=told[1:2])])
+    assert without_change.splitlines()[6:] == ["| error rate | c8 | `▁█` | 0 % → 2 % | +2 pp | 2 |", "", lines[-1]]
 
 
 def test_other_peoples_words_are_text_and_secrets_are_masked():

@@ -10,6 +10,7 @@ from pytest_autotune.held import Verification, hold
 from pytest_autotune.reporting.verification import verification_lines
 from pytest_autotune.suite_gate import Terms
 from tests.make_baselines import baseline
+from tests.make_history import SLOWER, series
 from tests.make_records import trial
 from tests.make_reports import good, report, suite
 
@@ -169,6 +170,14 @@ def test_a_server_that_was_not_steady_is_told_and_verbose_tells_how_the_load_was
         line.startswith("  [load] concurrency=1: 100 % delivered, 1 worker at 20% of a core") for line in verbose
     )
     assert verbose[-1] == "  [load] concurrency=8: the window was short"
+
+
+def test_a_level_that_began_lately_is_told_and_no_older_one():
+    told = (series(*SLOWER, version="1\x1b"), series(*SLOWER, 150.0, metric="e2e.p99"))
+    lines = verification_lines(replace(stored(*BATCHES), history=told))
+    assert [line for line in lines if "history" in line] == [
+        "  history: -25 % output throughput at c8 since commit 07c0ffee00 of 2026-01-09, engine 1 "
+    ]
 
 
 def test_of_several_trials_the_worst_is_told_and_verbose_tells_all():

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 
 from pytest_autotune.database import Database
 from pytest_autotune.errors import StoreError
-from pytest_autotune.records import BatchRecord, Note, utc_now, utc_text
+from pytest_autotune.records import BatchRecord, MeasuredRecord, Note, utc_now, utc_text
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
@@ -358,6 +358,37 @@ def test_studies_are_told_once_as_they_were_noted_last_and_as_they_began(store):
     assert store.beginning("study") == {"n": 1}
     finish(store, claim(store, "trial-000", run_id="run-2", fresh=True).trial)
     assert store.beginning("study") == {"n": 2}
+
+
+@pytest.mark.parametrize("name", ["chat", "100%_a", 'say "hi"', "häß\\lich"])
+def test_runs_that_covered_a_suite_are_found_by_its_name_oldest_first(store, clock, name):
+    others = ["Chat", "100% a", "chat2"]
+    for number, earlier in enumerate([timedelta(0), timedelta(days=1)]):
+        store.begin_run(f"run-{number + 2}", started_at=STARTED - earlier, environment={}, arguments=[])
+        for called in (name, *others):
+            document = {"name": called, "verifies": {"name": name}}
+            store.record_suite(f"run-{number + 2}", "study", suite=f"{called}.yaml", document=document)
+    found = store.covered(name)
+    assert [(run.id, covered.run_id, covered.document["name"]) for run, covered in found] == [
+        ("run-3", "run-3", name),
+        ("run-2", "run-2", name),
+    ]
+    assert store.covered("nothing") == ()
+
+
+def test_only_what_finished_trials_of_the_studies_have_measured_is_told(store):
+    for study in ("one", "two", "three"):
+        for slot in ("done", "undone"):
+            trial = claim(store, slot, study=study).trial
+            store.record_batch(trial.id, *measured(Level(1)))
+            store.record_batch(trial.id, replace(measured(Level(2))[0], status="failed", metrics={}), ())
+            if slot == "done":
+                finish(store, trial)
+    found = store.measured({"one", "three"})
+    assert found == tuple(
+        MeasuredRecord("run-1", study, "done", Level(1), {"ttft.p90": 0.05}) for study in ("one", "three")
+    )
+    assert store.measured(()) == ()
 
 
 def test_no_secret_reaches_the_store(store, url):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import count, duration, quantity, title
 from pytest_autotune.reporting.lines import clean, configured
+from pytest_autotune.reporting.trend import change_sentences, history_rows
 from pytest_autotune.reporting.verification import measured_table
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def _suite(report: SuiteReport) -> list[str]:
     header, rows = _ranking(report) if report.verification is None else measured_table(report.verification)
     if rows:
         lines += [*_table(header, rows, report), ""]
+    if report.history:
+        lines += [*_history(report), ""]
     return [*lines, *(_rule(rule, report) for rule in gate.rules)]
 
 
@@ -73,6 +76,17 @@ def _ranking(report: SuiteReport) -> tuple[list[str], list[list[str]]]:
         for number, judged in enumerate(ranking, start=1)
     ]
     return ["#", title(metric), "at", "outcome", "configuration"], rows
+
+
+def _history(report: SuiteReport) -> list[str]:
+    header = "| history | at | trend | first → last | since the first | verifications |"
+    lines = [header, "|" + "---|" * 6]
+    for row in history_rows(report.history):
+        values = f"{row.first} → {row.last}"
+        cells = [row.metric, row.level, f"`{row.drawn}`", values, row.change, str(row.verifications)]
+        lines.append("| " + " | ".join(cells) + " |")
+    changes = [f"- {_text(text, report)}" for text in change_sentences(report.history)]
+    return [*lines, "", *changes] if changes else lines
 
 
 def _rule(rule: Rule, report: SuiteReport) -> str:

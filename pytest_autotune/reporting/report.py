@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_autotune.explanation import Explanation
     from pytest_autotune.gate import Gate
     from pytest_autotune.held import Verification
+    from pytest_autotune.history import Series
     from pytest_autotune.pareto import Point
     from pytest_autotune.selection import JudgedTrial, Selection
     from pytest_autotune.suite import Suite
@@ -90,6 +91,7 @@ class SuiteReport:
     tiers: tuple[TierReport, ...] = ()
     everything: Cost | None = None  # about what the full grid would; None when that cannot be said
     verification: Verification | None = None  # None for a search
+    history: tuple[Series, ...] = ()  # of a verified suite, this verification last; nothing where it is the first
 
     @property
     def outcomes(self) -> dict[str, int]:

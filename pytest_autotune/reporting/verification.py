@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_autotune.formatting import change, count, duration, quantity, title
+from pytest_autotune.formatting import change, count, duration, points, quantity, title
 from pytest_autotune.metrics import SHARES
 from pytest_autotune.reporting.lines import clean, configured, cut, table
 from pytest_autotune.reporting.sending import sending_lines, warning_lines
+from pytest_autotune.reporting.trend import change_sentences
 from pytest_autotune.selection import slo_lines
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_autotune.held import Held, Verification
     from pytest_autotune.reporting.report import SuiteReport
 
+RECENT = 5  # newest verifications: only a level that began in one of them is told; it takes three to be found
 WEAKER = "one stored measurement, so what differs between machines and hours is in every change"
 
 
@@ -44,6 +46,7 @@ def verification_lines(report: SuiteReport, *, width: int = 80, verbose: bool = 
     if rows:
         lines += ["", *cut(table(header, rows, left=(0, 1, len(header) - 1)), width)]
     lines += ["", *(_ruled(rule, report) for rule in report.gate.rules)]
+    lines += [f"  history: {clean(text, report)}" for text in change_sentences(report.history, newest=RECENT)]
     told = report.selection.ranking if verbose else (judged,)
     for one in told:
         lines += [f"  {clean(line, report)}" for line in slo_lines(one) if verbose]
@@ -77,11 +80,7 @@ def _effect_rows(effect: Effect) -> list[list[str]]:
 
 
 def _writer(metric: str) -> Callable[[float], str]:
-    return _points if metric in SHARES else change
-
-
-def _points(value: float) -> str:
-    return change(value).replace("%", "pp")
+    return points if metric in SHARES else change
 
 
 def _rows(held: Held) -> list[list[str]]:
