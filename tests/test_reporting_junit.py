@@ -117,12 +117,12 @@ def test_numbers_are_properties_of_the_suite_and_of_a_test_only_where_the_schema
 def logged(path, **fields):
     """The system-out of what failed, of a verification whose server wrote its log to a path."""
     served = dataclasses.replace(BEST, server_log=path)
-    ((_, cases),) = parsed(report(served, verification=VERIFIED, root="/work", **fields))
+    ((_, cases),) = parsed(report(served, verification=VERIFIED, root="/builds", **fields))
     return cases["c1"].findtext("system-out"), cases["c16"].findtext("system-out"), cases["c16"].findtext("failure")
 
 
 def test_the_log_of_a_server_is_linked_from_what_it_failed_at_by_its_path_below_the_root_directory():
-    passed, failed, text = logged("/work/.autotune/run/chat/best/server.log")
+    passed, failed, text = logged("/builds/.autotune/run/chat/best/server.log")
     assert failed.splitlines()[-1] == "[[ATTACHMENT|.autotune/run/chat/best/server.log]]"
     assert "ATTACHMENT" not in passed
     assert text.splitlines()[-1] == "server log: .autotune/run/chat/best/server.log"
@@ -131,7 +131,7 @@ def test_the_log_of_a_server_is_linked_from_what_it_failed_at_by_its_path_below_
 
 @pytest.mark.parametrize(
     ("path", "deploy"),
-    [("", "local"), ("/work/server.log", "endpoint"), ("/work/[a]/x", "local"), ("/work/a|b", "local")],
+    [("", "local"), ("/builds/server.log", "endpoint"), ("/builds/[a]/x", "local"), ("/builds/a|b", "local")],
 )
 def test_a_log_that_is_not_there_or_cannot_be_named_is_not_linked(path, deploy):
     _, failed, text = logged(path, of=suite(deploy=deploy))
@@ -140,9 +140,9 @@ def test_a_log_that_is_not_there_or_cannot_be_named_is_not_linked(path, deploy):
 
 
 def test_the_log_of_a_server_that_did_not_come_up_is_linked_from_the_gate():
-    gone = dataclasses.replace(trial(1, status="infeasible", reason="no memory"), server_log="/work/a/server.log")
+    gone = dataclasses.replace(trial(1, status="infeasible", reason="no memory"), server_log="/builds/a/server.log")
     gate = Gate((Rule("slo", False, "Nothing was measured: no memory."), Rule("not-worse.x", False, "Not compared.")))
-    ((_, cases),) = parsed(report(gone, gate=gate, verification=VERIFIED, root="/work"))
+    ((_, cases),) = parsed(report(gone, gate=gate, verification=VERIFIED, root="/builds"))
     assert cases["gate.slo"].findtext("system-out") == "[[ATTACHMENT|a/server.log]]"
     assert cases["gate.not-worse.x"].find("system-out") is None
     assert cases["gate.not-worse.x"].findtext("failure") == "Not compared."
