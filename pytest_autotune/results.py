@@ -75,7 +75,7 @@ def conclude_suites(run: Run) -> list[Conclusion]:
             reports.append(report)
     if run.settings.junit is not None:
         run.settings.junit.parent.mkdir(parents=True, exist_ok=True)
-        write_junit(run.settings.junit, reports)
+        write_junit(run.settings.junit, reports, family=run.settings.junit_family)
     for kind, path in run.settings.exports:
         write_export(kind, path, reports)
     return conclusions
@@ -221,6 +221,7 @@ def _report(run: Run, plan: Plan, history: tuple[TrialRecord, ...]) -> SuiteRepo
         keys=_keys(plan),
         environment=environment,
         gpu=_gpus(environment),
+        root=str(run.settings.root),
         commit=str(environment.get("git", {}).get("revision", "")),
         ended=ended,
         spent=cost_of(history, now),

@@ -33,6 +33,7 @@ class Settings:
     store_file: Path | None  # of an SQLite store
     output: Path  # directory of results, logs and exports; not yet created
     junit: Path | None
+    junit_family: str  # pytest's, as for its own report
     exports: tuple[tuple[str, Path], ...]  # format and path of what is written beside
     suite_patterns: tuple[str, ...]
     root: Path
@@ -62,6 +63,7 @@ class Settings:
             store_file=store_file,
             output=output,
             junit=None if junit is None else config.invocation_params.dir / junit,
+            junit_family=config.getini("junit_family") if config.pluginmanager.hasplugin("junitxml") else "xunit2",
             exports=tuple((kind, config.invocation_params.dir / path) for kind, path in exports),
             suite_patterns=patterns,
             root=config.rootpath,

@@ -27,7 +27,7 @@ def test_the_selected_configuration_is_reported_batch_by_batch_under_stable_name
     ((element, cases),) = parsed(report(DEFAULTS, BEST, VIOLATING))
     assert list(cases) == ["gate.compliant-configuration", "c1", "c8", "c16", "c32"]
     assert {case.get("classname") for case in cases.values()} == {"chat"}
-    assert {case.get("file") for case in cases.values()} == {"suites/chat.yaml"}
+    assert element.get("file") == "suites/chat.yaml"
     counts = {name: element.get(name) for name in ("tests", "failures", "errors", "skipped")}
     assert counts == {"tests": "5", "failures": "0", "errors": "0", "skipped": "2"}
     assert element.get("timestamp") == "2026-01-02T03:04:05Z"
@@ -97,6 +97,55 @@ def test_without_a_selected_configuration_the_gate_fails_and_no_batch_is_listed(
     assert "closest: max-num-seqs=8 tp=1 at concurrency=1" in failure.text
     assert "[slo] concurrency=8 violates ttft.p90: 800 ms > 500 ms (+60 %)" in failure.text
     assert "max-num-seqs=999 tp=1: infeasible: out of memory: 3 GiB short" in failure.text
+
+
+def test_numbers_are_properties_of_the_suite_and_of_a_test_only_where_the_schema_is_not_asked_for():
+    root = ET.fromstring(junit_text([report(BEST)]))
+    assert len(root.findall(".//properties")) == 1
+    properties = {p.get("name"): p.get("value") for p in root.iter("property")}
+    assert properties["c1.ttft_p90_s"] == "0.1"
+    assert properties["dd_tags[autotune.gpu]"] == "2 x NVIDIA H100"
+    for family in ("xunit1", "legacy"):
+        root = ET.fromstring(junit_text([report(BEST)], family=family))
+        assert {case.get("file") for case in root.iter("testcase")} == {"suites/chat.yaml"}
+        (case,) = root.findall(".//testcase[@name='c1']")
+        properties = {p.get("name"): p.get("value") for p in case[0]}
+        assert properties["ttft_p90_s"] == properties["dd_tags[autotune.ttft_p90_s]"] == "0.1"
+        assert [len(case.findall("properties")) for case in root.iter("testcase")] == [0, 1, 1, 1, 1]
+
+
+def logged(path, **fields):
+    """The system-out of what failed, of a verification whose server wrote its log to a path."""
+    served = dataclasses.replace(BEST, server_log=path)
+    ((_, cases),) = parsed(report(served, verification=VERIFIED, root="/builds", **fields))
+    return cases["c1"].findtext("system-out"), cases["c16"].findtext("system-out"), cases["c16"].findtext("failure")
+
+
+def test_the_log_of_a_server_is_linked_from_what_it_failed_at_by_its_path_below_the_root_directory():
+    passed, failed, text = logged("/builds/.autotune/run/chat/best/server.log")
+    assert failed.splitlines()[-1] == "[[ATTACHMENT|.autotune/run/chat/best/server.log]]"
+    assert "ATTACHMENT" not in passed
+    assert text.splitlines()[-1] == "server log: .autotune/run/chat/best/server.log"
+    assert logged("/elsewhere/server.log")[1].splitlines()[-1] == "[[ATTACHMENT|/elsewhere/server.log]]"
+
+
+@pytest.mark.parametrize(
+    ("path", "deploy"),
+    [("", "local"), ("/builds/server.log", "endpoint"), ("/builds/[a]/x", "local"), ("/builds/a|b", "local")],
+)
+def test_a_log_that_is_not_there_or_cannot_be_named_is_not_linked(path, deploy):
+    _, failed, text = logged(path, of=suite(deploy=deploy))
+    assert "ATTACHMENT" not in failed
+    assert ("server log" in text) == (bool(path) and deploy == "local")
+
+
+def test_the_log_of_a_server_that_did_not_come_up_is_linked_from_the_gate():
+    gone = dataclasses.replace(trial(1, status="infeasible", reason="no memory"), server_log="/builds/a/server.log")
+    gate = Gate((Rule("slo", False, "Nothing was measured: no memory."), Rule("not-worse.x", False, "Not compared.")))
+    ((_, cases),) = parsed(report(gone, gate=gate, verification=VERIFIED, root="/builds"))
+    assert cases["gate.slo"].findtext("system-out") == "[[ATTACHMENT|a/server.log]]"
+    assert cases["gate.not-worse.x"].find("system-out") is None
+    assert cases["gate.not-worse.x"].findtext("failure") == "Not compared."
 
 
 def test_a_rule_that_fails_although_something_was_selected_is_a_failure_next_to_the_batches():

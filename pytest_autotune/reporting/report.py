@@ -85,6 +85,7 @@ class SuiteReport:
     environment: Mapping[str, Any] = field(default_factory=dict)  # the run's environment record
     gpu: str = ""  # e.g. "8 x NVIDIA H100 80GB HBM3"
     keys: tuple[str, ...] = ()  # header values of the load that were filled in from the environment
+    root: str = ""  # pytest's root directory
     commit: str = ""  # git revision of the suite's repository
     ended: str = ""  # why the search began no further trial; empty when it went through all
     spent: Cost | None = None  # what the whole search has cost, in all its runs
