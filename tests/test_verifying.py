@@ -89,6 +89,28 @@ def test_of_a_searched_load_the_levels_are_recorded_that_it_stands_for(tmp_path)
     assert list(baseline_from(plan, *batches).levels) == ["c4", "c8"]
 
 
+@pytest.mark.parametrize(
+    ("load", "recorded"),
+    [
+        ("prompt_tokens: 128, output_tokens: 32, rate: [2, 4]", {"prompt_tokens": 128, "output_tokens": 32}),
+        ("prompt_tokens: 128, output_tokens: 32, burst: [8]", {"prompt_tokens": 128, "output_tokens": 32}),
+        ('concurrency: [1], scenario: "D(100,10)"', {"scenario": "D(100,10)"}),
+    ],
+)
+def test_a_load_of_any_shape_is_recorded_without_what_says_nothing(tmp_path, load, recorded):
+    text = SUITE.replace("prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8]", load)
+    made = baseline_from(planned(tmp_path, text), at(1, ttft__p90=0.1, delivered=1.0)).load
+    assert {name: value for name, value in made.items() if name not in ("duration_s", "warmup_s")} == recorded
+
+
+def test_of_a_searched_load_a_verification_records_all_that_it_measured(tmp_path):
+    plan = planned(tmp_path, SUITE.replace("concurrency: [1, 8]", "concurrency: {search: [1, 64]}"))
+    measured_now = tuple(at(level, ttft__p90=0.1, output_throughput=float(level)) for level in (4, 8))
+    assert list(baseline_from(plan, *measured_now).levels) == ["c8"]
+    verifying = verified(plan, baseline_from(plan, *measured_now))
+    assert list(baseline_from(verifying, *measured_now).levels) == ["c4", "c8"]
+
+
 def test_no_secret_is_recorded(tmp_path):
     plan = planned(
         tmp_path,
