@@ -22,6 +22,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    from pytest_autotune import baselines_command
+    from pytest_autotune.errors import AutotuneError
     from pytest_autotune.load_command.options import add_arguments
 
     parser = Parser(prog="python -m pytest_autotune", description=__doc__, allow_abbrev=False)
@@ -37,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--store", default="", metavar="URL", help="results store: a path or URL (default: .autotune/results.db)"
     )
     history.add_argument("--html", default="", metavar="PATH", help="also write a web page with charts, in one file")
+    baselines = commands.add_parser(
+        "baselines", help=baselines_command.HELP, description=baselines_command.HELP, allow_abbrev=False
+    )
+    baselines_command.add_arguments(baselines)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -50,6 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
         return command.run(given)
     if given.command == "history":
         return _history(parser, given)
+    if given.command == "baselines":
+        try:
+            return baselines_command.run(given)
+        except AutotuneError as error:
+            parser.error(str(error))
     return _schema()
 
 
@@ -72,19 +83,15 @@ def _history(parser: Parser, given: argparse.Namespace) -> int:
     from pytest_autotune.metrics import parse_metric
     from pytest_autotune.reporting.page import history_page
     from pytest_autotune.reporting.trend import history_lines
-    from pytest_autotune.settings import file_of_store, url_of_store
+    from pytest_autotune.settings import url_of_existing
     from pytest_autotune.spelling import nearest
     from pytest_autotune.store import Store
 
     suite, metrics = given.suite, given.metric
-    url = url_of_store(given.store, Path.cwd() / ".autotune", Path.cwd())
-    file = file_of_store(url)
-    if file is not None and not file.exists():
-        parser.error(f"there is no store {file}; name another by --store")
     try:
         for metric in metrics:
             parse_metric(metric)
-        with Store(url) as store:
+        with Store(url_of_existing(given.store, Path.cwd())) as store:
             store.migrate()
             series = history_of(store, suite, metrics)
             known = () if series else verified_suites(store)

@@ -88,24 +88,33 @@ def _conclude(run: Run, covered: SuiteRecord, *, width: int) -> tuple[Conclusion
     history = _standing(run, plan)
     report = _report(run, plan, history)
     written = write_best(run.directory / file_name(plan.suite.name), report)
-    if run.settings.record and report.selection.best is not None:
-        written = (*written, _record(run, plan, report))
+    partial = _partial(plan, history, report.ended)
+    if report.selection.best is not None:
+        written = (*written, *_record(run, plan, report, partial=partial))
     run.selected(plan, report.selection.best)
     conclusion = Conclusion(
         nodeid=covered.suite,
         gate=report.gate,
         lines=tuple(summary_lines(report, files=written, width=width, verbose=run.settings.verbose)),
-        partial=_partial(plan, history, report.ended),
+        partial=partial,
     )
     return conclusion, report
 
 
-def _record(run: Run, plan: Plan, report: SuiteReport) -> Path:
-    """Write what was selected beside its suite, where runs without --autotune find it."""
-    path, best = beside(plan.suite.path), report.selection.best
+def _record(run: Run, plan: Plan, report: SuiteReport, *, partial: str) -> tuple[Path, ...]:
+    """Keep what was selected: in the store, unless only a part was run; as a file beside the suite if that was asked.
+
+    Runs without --autotune find the file; return what was written.
+    """
+    best, path = report.selection.best, beside(plan.suite.path)
     assert best is not None, "only what was selected is recorded"
-    record_anew(path, baseline_of(plan, best, run_id=run.id, at=report.finished_at, commit=report.commit))
-    return path
+    baseline = baseline_of(plan, best, run_id=run.id, at=report.finished_at, commit=report.commit)
+    if report.gate.holds and not partial:
+        run.store.baselines.record(baseline)
+    if not run.settings.record:
+        return ()
+    record_anew(path, baseline)
+    return (path,)
 
 
 def _conclude_verification(
@@ -131,6 +140,10 @@ def _conclude_verification(
     lines = [*verification_lines(report, width=width, verbose=run.settings.verbose), *untold]
     if run.settings.record and not partial:
         lines += ["", _record_noise(run, plan, verification)]
+    if gate.holds and not partial and plan.opponent is None:
+        measured = baseline_of(plan, judged, run_id=run.id, at=report.finished_at, commit=report.commit)
+        known = {} if verification.refused else baseline.noise  # none is known of another load
+        run.store.baselines.record(measured.model_copy(update={"noise": known}))
     conclusion = Conclusion(
         nodeid=plan.nodeid,
         gate=gate,

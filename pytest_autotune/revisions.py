@@ -12,22 +12,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 30.0
-REMEDY = "name a *.best.json, or a revision that has one beside the suite"
 
 
-def text_at(revision: str, path: Path) -> tuple[str, str]:
-    """Return a file's text at a revision, branch or tag, and that revision in full; raise `SuiteError` saying why not.
+def commit_of(revision: str, path: Path) -> str:
+    """Return a revision, branch or tag of the repository of a file in full; empty where it is none there.
 
-    A branch that is not here is looked for at `origin`, where a CI's checkout has it. The file need not be there any
-    more, its directory must.
+    A branch that is not here is looked for at `origin`, where a CI's checkout has it. The file need not be there,
+    its directory must. What looks like an option never reaches git.
     """
     if revision.startswith("-"):
-        raise SuiteError(f"{revision!r} is neither a file nor a revision; {REMEDY}")
-    commit = _commit(path, revision) or _commit(path, f"refs/remotes/origin/{revision}")
-    if not commit:
-        problem = f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}"
-        raise SuiteError(f"{problem}; {REMEDY}")
-    return _git(path, "show", f"{commit}:./{path.name}", or_else=f"{path.name} is not in {revision}"), commit
+        return ""
+    return _commit(path, revision) or _commit(path, f"refs/remotes/origin/{revision}")
+
+
+def text_at(commit: str, path: Path) -> str | None:
+    """Return a file's text at a commit; None where the commit does not have it."""
+    if not _git(path, "ls-tree", "--name-only", commit, "--", path.name, or_else=f"{commit} has no tree"):
+        return None
+    return _git(path, "show", f"{commit}:./{path.name}", or_else=f"{path.name} at {commit} cannot be read")
 
 
 def _commit(path: Path, revision: str) -> str:

@@ -165,14 +165,17 @@ class Run:
     def _verification(self, plan: Plan) -> Plan:
         from pytest_autotune.pairing import compared
         from pytest_autotune.plan import make_plan
-        from pytest_autotune.verifying import recorded, referred, verified
+        from pytest_autotune.references import referred
+        from pytest_autotune.verifying import recorded, verified
 
-        own = recorded(plan, self._existing_store())
+        store = self._existing_store()
+        own = recorded(plan, store)
         if own is None:
             raise self._nothing_recorded(plan.suite.path)
         if self.settings.compare is None:
             return verified(plan, own)
-        other = referred(self.settings.compare, plan.suite, directory=self.config.invocation_params.dir)
+        directory = self.config.invocation_params.dir
+        other = referred(self.settings.compare, plan.suite, store=store, directory=directory)
         return compared(plan, own, other, lambda suite: make_plan(suite, self.engine(suite), nodeid=plan.nodeid))
 
     def _existing_store(self) -> Store | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_autotune.discovery import may_verify
+from pytest_autotune.errors import StoreError
 from pytest_autotune.spelling import nearest
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Settings:
     plan_only: bool  # --collect-only or --setup-plan: show, start nothing
     fresh: bool
     rejudge: bool  # judge what is recorded, deploy nothing
-    compare: str | None  # what to compare with, in pairs: a file, or a revision of the repository
+    compare: str | None  # what to compare with, in pairs: a file, a name or run of the store, or a revision
     record: bool  # write what a search selects beside its suite
     store_url: str
     store_file: Path | None  # of an SQLite store
@@ -100,6 +101,18 @@ def url_of_store(text: str, output: Path, base: Path) -> str:
     return text if "://" in text else f"{_SQLITE}{base / text}"
 
 
+def url_of_existing(text: str, directory: Path) -> str:
+    """Return the URL of a store that a command looks into, without a text the one of runs in the directory.
+
+    Raises `StoreError` for a file that is not there: looking makes none.
+    """
+    url = url_of_store(text, directory / ".autotune", directory)
+    file = file_of_store(url)
+    if file is not None and not file.exists():
+        raise StoreError(f"there is no store {file}; name another by --store")
+    return url
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options and ini values that `Settings` reads."""
     group = parser.getgroup("autotune", "model server tuning")
@@ -127,8 +140,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--autotune-compare",
         metavar="REF",
-        help="verify, and deploy baseline and candidate in turn: the recorded best against that of a file, or of a "
-        "git revision, branch or tag",
+        help="verify, and deploy baseline and candidate in turn: the recorded best against that of a file, of a name "
+        "or run that `python -m pytest_autotune baselines` lists, or of a git revision, branch or tag",
     )
     group.addoption(
         "--autotune-store",

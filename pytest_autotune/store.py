@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sqlalchemy import Text, func, insert, select, type_coerce, update
 
+from pytest_autotune.baselines import Baselines
 from pytest_autotune.database import Database
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import StoreError
@@ -70,6 +71,8 @@ class Store:
         self, url: str, *, alive: Callable[[str], bool | None] | None = None, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._database = Database(url)
+        self.name = self._database.name  # of the database, without a password
+        self.baselines = Baselines(self._database, clock)
         self._alive = alive
         self._clock = clock
 

@@ -297,10 +297,11 @@ class LoadBlock(Block):
             for key, value in write(self).items()
             if key in _FIRST_KEYS or getattr(self, key) != fields[key].get_default(call_default_factory=True)
         }
-        if self.shape != "concurrency":
-            del content["concurrency"]
+        says_nothing = set() if self.shape == "concurrency" else {"concurrency"}
         if self.scenario is not None:
-            del content["prompt_tokens"], content["output_tokens"]
+            says_nothing |= {"prompt_tokens", "output_tokens"}
+        for key in says_nothing & content.keys():  # without defaults some are not there
+            del content[key]
         content["duration_s"], content["warmup_s"] = self.planned_duration_s, self.planned_warmup_s
         return content
 

@@ -184,13 +184,37 @@ progress = Table(
     Column("at", Moment, nullable=False),
 )
 
+baselines = Table(  # without a key to `runs`: one that was promoted from a file may come from another store
+    "baselines",
+    METADATA,
+    Column("run_id", PlainText, primary_key=True),
+    Column("suite", PlainText, primary_key=True),
+    Column("commit", PlainText, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
+    Column("document", Json, nullable=False),
+)
+
+baseline_names = Table(
+    "baseline_names",
+    METADATA,
+    Column("name", PlainText, primary_key=True),
+    Column("suite", PlainText, primary_key=True),
+    Column("run_id", PlainText, nullable=False),
+    Column("promoted_at", Moment, nullable=False),
+)
+
 
 def create_tables(connection: Connection) -> None:
-    """Create every table of the newest version; a table of that name that is already there is somebody else's."""
-    foreign = sorted(set(inspect(connection).get_table_names()) & set(METADATA.tables))
+    """Create every table of the newest version."""
+    _refuse_foreign(connection, set(METADATA.tables))
+    METADATA.create_all(connection, checkfirst=False)
+
+
+def _refuse_foreign(connection: Connection, names: set[str]) -> None:
+    """Refuse to create tables by names that are already there: those are somebody else's."""
+    foreign = sorted(set(inspect(connection).get_table_names()) & names)
     if foreign:
         raise SchemaError(f"holds tables of another program ({', '.join(foreign)}): name another database")
-    METADATA.create_all(connection, checkfirst=False)
 
 
 def add_load_shapes(connection: Connection) -> None:
@@ -214,9 +238,26 @@ def add_rulings(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE batches ADD COLUMN rulings TEXT NOT NULL DEFAULT '{}'"))
 
 
+def add_baselines(connection: Connection) -> None:
+    """Keep what runs recorded as baselines, and the names that were promoted."""
+    _refuse_foreign(connection, {"baselines", "baseline_names"})
+    connection.execute(
+        text(
+            'CREATE TABLE baselines (run_id TEXT NOT NULL, suite TEXT NOT NULL, "commit" TEXT NOT NULL, '
+            "recorded_at VARCHAR(27) NOT NULL, document TEXT NOT NULL, PRIMARY KEY (run_id, suite))"
+        )
+    )
+    connection.execute(
+        text(
+            "CREATE TABLE baseline_names (name TEXT NOT NULL, suite TEXT NOT NULL, run_id TEXT NOT NULL, "
+            "promoted_at VARCHAR(27) NOT NULL, PRIMARY KEY (name, suite))"
+        )
+    )
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings)
+STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -12,7 +12,6 @@ from pytest_autotune.baseline import (
     beside,
     changes,
     differences,
-    parse_baseline,
     read_baseline,
     recorded_metrics,
     rounded,
@@ -25,27 +24,27 @@ from pytest_autotune.hardware import fingerprint
 from pytest_autotune.held import Verification, hold
 from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.records import utc_text
-from pytest_autotune.revisions import text_at
 from pytest_autotune.selection import judge_trial, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
-    from pathlib import Path
 
     from pytest_autotune.bench import Plan
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.store import Store
-    from pytest_autotune.suite import Suite
 
 BEST = "best"  # name of the trial that verifies
 
 
 def baseline_of(plan: Plan, best: JudgedTrial, *, run_id: str, at: datetime, commit: str = "") -> Baseline:
-    """Return what is recorded of a trial: its compliant load levels, of a searched load those that it stands for."""
+    """Return what is recorded of a trial: its compliant load levels.
+
+    In a search for the load they are those that it stands for; a verification then measures no others.
+    """
     batches: Iterable[JudgedBatch] = best.compliant
-    if plan.suite.load.searched is not None:
+    if plan.suite.load.searched is not None and plan.baseline is None:
         batches = (batch for batch in batches if batch.level in (best.capacity, best.level))
     names = recorded_metrics(plan.suite)
     levels = {
@@ -89,20 +88,6 @@ def recorded(plan: Plan, store: Store | None) -> Baseline | None:
                 raise SuiteError(f"{problem}; record it anew with --autotune --autotune-record", path=path)
         return baseline
     return None if store is None else _stored(plan, store)
-
-
-def referred(reference: str, suite: Suite, *, directory: Path) -> Baseline:
-    """Return the baseline of a suite that a reference names: a file, from `directory`, or else a revision.
-
-    At a revision it is the file beside the suite. Raises `SuiteError`.
-    """
-    file = directory / reference
-    if file.suffix == ".json" or file.is_file():
-        return read_baseline(file)
-    path = beside(suite.path)
-    text, commit = text_at(reference, path)
-    baseline = parse_baseline(text, f"{path.name} at {reference}")
-    return baseline.model_copy(update={"commit": commit})
 
 
 def _stored(plan: Plan, store: Store) -> Baseline | None:

@@ -21,7 +21,7 @@ LAYERS = [
     | {"suite", "suite_file", "suite_space", "suite_price", "suite_gate", "suite_schema", "baseline"},
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
-    {"store", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
+    {"store", "baselines", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
     | {"engines", "deploy"}
     | {"load.others"},
     {"reporting"},
@@ -38,8 +38,19 @@ LAYERS = [
         "choosing",
         "plan",
     }
-    | {"verifying", "pairing", "history", "views", "progress", "results", "run", "load_command"},
-    {"discovery", "settings", "stash", "hooks", "nodes", "outcomes", "scheduling", "searching", "benchmark"},
+    | {"verifying", "references", "pairing", "history", "views", "progress", "results", "run", "load_command"},
+    {
+        "baselines_command",
+        "discovery",
+        "settings",
+        "stash",
+        "hooks",
+        "nodes",
+        "outcomes",
+        "scheduling",
+        "searching",
+        "benchmark",
+    },
     {"plugin", "__main__", "__init__"},
 ]
 MAY_IMPORT = {

@@ -115,7 +115,7 @@ def test_a_part_without_the_candidate_is_not_judged(recorded):
         (
             ["--autotune-compare", "v9"],
             2,
-            "*'v9' is neither a file nor a revision, branch or tag of the repository of *",
+            "*'v9' is neither a file, nor a name or run *, nor a revision, branch or tag of the repository of *",
         ),
         (["--autotune-compare", "other.json"], 2, "*other.json: cannot be read: *"),
         (

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_autotune import revisions
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.revisions import REMEDY, text_at
+from pytest_autotune.revisions import commit_of, text_at
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def path(tmp_path, git):
 
 def test_a_branch_that_only_origin_has_is_looked_for_there(git, path):
     git("update-ref", "refs/remotes/origin/release", "v1")
-    assert text_at("release", path) == ("first é\n", git("rev-parse", "v1"))
+    assert commit_of("release", path) == git("rev-parse", "v1")
 
 
 @pytest.mark.parametrize(
@@ -60,52 +60,49 @@ def test_a_branch_that_only_origin_has_is_looked_for_there(git, path):
 )
 def test_a_file_is_as_it_was_at_a_branch_tag_or_revision(git, path, revision, text, commit):
     path.write_text("not committed\n")
-    assert text_at(revision, path) == (text, git("rev-parse", commit))
+    assert commit_of(revision, path) == git("rev-parse", commit)
+    assert text_at(commit_of(revision, path), path) == text
 
 
 def test_a_revision_may_be_abbreviated_and_is_returned_in_full(git, path):
     full = git("rev-parse", "v1")
-    assert text_at(full[:9], path) == ("first é\n", full)
+    assert commit_of(full[:9], path) == full
 
 
 def test_a_tag_with_a_message_leads_to_its_commit(git, path):
     git("tag", "--annotate", "v3", "--message", "third", "v1")
-    assert text_at("v3", path)[1] == git("rev-parse", "v1^{commit}") != git("rev-parse", "v3")
+    assert commit_of("v3", path) == git("rev-parse", "v1^{commit}") != git("rev-parse", "v3")
 
 
 def test_a_file_that_is_gone_is_read_as_it_was(path):
     path.unlink()
-    assert text_at("v1", path)[0] == "first é\n"
+    assert text_at("v1", path) == "first é\n"
 
 
 @pytest.mark.parametrize("revision", ["v9", "", "deadbeef", "v1:suites/chat.best.json", "v1..v2", "two words"])
-def test_what_is_no_revision_is_refused(path, revision):
-    with pytest.raises(SuiteError) as refused:
-        text_at(revision, path)
-    assert str(refused.value) == (
-        f"{revision!r} is neither a file nor a revision, branch or tag of the repository of {path}; {REMEDY}"
-    )
+def test_what_is_no_revision_has_no_commit(path, revision):
+    assert commit_of(revision, path) == ""
 
 
 @pytest.mark.parametrize("revision", ["-h", "--all", "--output=x", "-"])
 def test_an_option_never_reaches_git(path, monkeypatch, revision):
     monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(SuiteError, match=f"^'{revision}' is neither a file nor a revision; "):
-        text_at(revision, path)
+    assert commit_of(revision, path) == ""
 
 
-def test_a_file_that_a_revision_does_not_have_is_named_in_one_line(path):
-    other = path.with_name("code.best.json")
-    other.write_text("{}")
-    with pytest.raises(SuiteError) as refused:
-        text_at("v1", other)
-    assert str(refused.value).startswith(f"{other}: code.best.json is not in v1: fatal: ")
-    assert "\n" not in str(refused.value)
+@pytest.mark.parametrize("name", ["code.best.json", "chat*", "ch[a]t.best.json"])
+def test_a_file_that_a_revision_does_not_have_is_none(path, name):
+    assert text_at("v1", path.with_name(name)) is None
+
+
+def test_an_empty_file_is_a_file(git, path):
+    path.write_text("")
+    git("commit", "--quiet", "--all", "--message", "third")
+    assert text_at("main", path) == ""
 
 
 def test_a_directory_without_a_repository_has_no_revisions(tmp_path):
-    with pytest.raises(SuiteError, match=r"^'main' is neither a file nor a revision, branch or tag of the repository"):
-        text_at("main", tmp_path / "chat.best.json")
+    assert commit_of("main", tmp_path / "chat.best.json") == ""
 
 
 def test_a_file_that_is_no_text_is_refused(git, path):
@@ -121,9 +118,9 @@ def test_git_that_is_missing_or_hangs_is_told(path, monkeypatch, tmp_path):
     slow.parent.mkdir()
     monkeypatch.setenv("PATH", str(slow.parent))
     with pytest.raises(SuiteError, match=r"git cannot tell: .*No such file or directory: 'git'"):
-        text_at("main", path)
+        commit_of("main", path)
     slow.write_text("#!/bin/sh\nwhile :; do :; done\n")
     slow.chmod(0o755)
     monkeypatch.setattr(revisions, "TIMEOUT_S", 0.2)
     with pytest.raises(SuiteError, match=r"git cannot tell: .* timed out after 0.2 seconds"):
-        text_at("main", path)
+        commit_of("main", path)

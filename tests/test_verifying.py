@@ -1,9 +1,6 @@
 """What is recorded of the best of a suite, and how it is found, measured again and held against it."""
 
-import os
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,7 @@ from pytest_autotune.selection import judge_trial
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
 from pytest_autotune.suite_file import load_suite
-from pytest_autotune.verifying import baseline_of, recorded, referred, verification_of, verified
+from pytest_autotune.verifying import baseline_of, recorded, verification_of, verified
 from tests.make_records import START, batch, trial
 
 SUITE = """\
@@ -90,6 +87,28 @@ def test_of_a_searched_load_the_levels_are_recorded_that_it_stands_for(tmp_path)
         at(8, ttft__p90=0.4, output_throughput=8.0),
     )
     assert list(baseline_from(plan, *batches).levels) == ["c4", "c8"]
+
+
+@pytest.mark.parametrize(
+    ("load", "recorded"),
+    [
+        ("prompt_tokens: 128, output_tokens: 32, rate: [2, 4]", {"prompt_tokens": 128, "output_tokens": 32}),
+        ("prompt_tokens: 128, output_tokens: 32, burst: [8]", {"prompt_tokens": 128, "output_tokens": 32}),
+        ('concurrency: [1], scenario: "D(100,10)"', {"scenario": "D(100,10)"}),
+    ],
+)
+def test_a_load_of_any_shape_is_recorded_without_what_says_nothing(tmp_path, load, recorded):
+    text = SUITE.replace("prompt_tokens: 128, output_tokens: 32, concurrency: [1, 8]", load)
+    made = baseline_from(planned(tmp_path, text), at(1, ttft__p90=0.1, delivered=1.0)).load
+    assert {name: value for name, value in made.items() if name not in ("duration_s", "warmup_s")} == recorded
+
+
+def test_of_a_searched_load_a_verification_records_all_that_it_measured(tmp_path):
+    plan = planned(tmp_path, SUITE.replace("concurrency: [1, 8]", "concurrency: {search: [1, 64]}"))
+    measured_now = tuple(at(level, ttft__p90=0.1, output_throughput=float(level)) for level in (4, 8))
+    assert list(baseline_from(plan, *measured_now).levels) == ["c8"]
+    verifying = verified(plan, baseline_from(plan, *measured_now))
+    assert list(baseline_from(verifying, *measured_now).levels) == ["c4", "c8"]
 
 
 def test_no_secret_is_recorded(tmp_path):
@@ -166,38 +185,6 @@ def test_without_a_file_it_is_what_the_stores_last_search_selects(plan, tmp_path
     store.finish(claim.trial.id, status=Status.COMPLIANT, reason="", elapsed_s=1.0)
     found = recorded(plan, store)
     assert (found.run, found.configuration, list(found.levels)) == ("run-1", {"max-num-seqs": 64}, ["c1", "c8"])
-
-
-def test_a_reference_is_a_file_from_the_directory_or_else_a_revision(plan, tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    made = baseline_from(plan, *BATCHES)
-    write_baseline(tmp_path / "other" / "old.json", made)
-    write_baseline(tmp_path / "other" / "named", made)
-    assert referred("old.json", plan.suite, directory=tmp_path / "other") == made
-    assert referred("named", plan.suite, directory=tmp_path / "other") == made
-    with pytest.raises(SuiteError, match=r"missing.json: cannot be read: "):
-        referred("missing.json", plan.suite, directory=tmp_path)
-    with pytest.raises(SuiteError, match=r"^'-v1' is neither a file nor a revision; "):
-        referred("-v1", plan.suite, directory=tmp_path)
-
-    def git(*arguments):
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(tmp_path), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    path = beside(plan.suite.path)
-    git("init", "--quiet", "--initial-branch=main")
-    path.write_text("{")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "broken")
-    git("tag", "broken")
-    write_baseline(path, made)
-    git("commit", "--quiet", "--all", "--message", "recorded")
-    path.unlink()
-    found = referred("main", plan.suite, directory=Path(tmp_path))
-    assert found == made.model_copy(update={"commit": git("rev-parse", "main")})
-    with pytest.raises(SuiteError, match=r"^chat.best.json at broken: Invalid JSON: .*; record it anew with"):
-        referred("broken", plan.suite, directory=tmp_path)
 
 
 def measured(plan, made, *batches, **fields):
