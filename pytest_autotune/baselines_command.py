@@ -167,7 +167,7 @@ def _prune(store: Store, given: argparse.Namespace) -> list[str]:
     chosen = prunable(stored, keep=given.keep or 0, older_than=given.older_than or timedelta(0), now=utc_now())
     removed = chosen if given.dry_run else store.baselines.remove(chosen)
     remain = len(stored) - len(removed)
-    did, rest = ("would remove", "would remain") if given.dry_run else ("removed", "remain")
+    did, rest = ("would remove", "would be left") if given.dry_run else ("removed", "left")
     of_suite = f" of {given.suite}" if given.suite else ""
     return [*(f"{did} {in_words(one)}" for one in removed), f"{count(remain, 'baseline')}{of_suite} {rest}"]
 

@@ -153,14 +153,14 @@ def test_pruning_says_what_goes_and_leaves_what_has_a_name(store, command):
     store.baselines.record(now)
     assert command("prune", "--keep", "2", "--dry-run") == [
         "would remove chat of run run-2 (2026-01-02)",
-        "4 baselines would remain",
+        "4 baselines would be left",
     ]
     assert len(known(store)) == 5
-    assert command("prune", "--keep=2") == ["removed chat of run run-2 (2026-01-02)", "4 baselines remain"]
+    assert command("prune", "--keep=2") == ["removed chat of run run-2 (2026-01-02)", "4 baselines left"]
     told = command("prune", "--older-than", "1h", "--suite", "chat")
-    assert told == ["removed chat of run run-3 (2026-01-03)", "2 baselines of chat remain"]
+    assert told == ["removed chat of run run-3 (2026-01-03)", "2 baselines of chat left"]
     assert known(store) == [("run-5", "chat"), ("run-4", "code"), ("run-1", "chat", "release")]
-    assert command("prune", "--keep=1") == ["3 baselines remain"]
+    assert command("prune", "--keep=1") == ["3 baselines left"]
 
 
 def stored(number, *names, suite="chat"):

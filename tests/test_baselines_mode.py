@@ -72,7 +72,7 @@ def test_what_runs_record_is_listed_promoted_and_compared_with(repository):
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines([f"*commit {commit[:10]} of *4 pairs of deployments in turn"])
     assert len(stored(repository)) == 2, "a comparison in pairs records nothing"
-    assert baselines(repository, "prune", "--keep=0").splitlines()[-1] == "1 baseline remain"
+    assert baselines(repository, "prune", "--keep=0").splitlines()[-1] == "1 baseline left"
     assert [one.names for one in stored(repository)] == [("release",)]
 
 

@@ -65,12 +65,6 @@ def test_steps_that_run_tests_collect_some(tmp_path, command):
     assert "::" in done.stdout
 
 
-@pytest.mark.slow
-def test_lint_passes():
-    done = script("lint")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
