@@ -214,12 +214,15 @@ def _gate(setup: Setup, engine: str, candidate: str, side: Side) -> Judged:
         ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         with Store(f"sqlite:///{root / '.autotune' / 'results.db'}") as store:
             trials = store.trials_of_run(store.runs()[0].id)
-    said: Said = "open" if " OPEN: " in ended.stdout else "no change"
-    if re.search(r"\d+ error", ended.stdout.splitlines()[-1]):
-        said = "error"
-    elif ended.returncode == 1:
-        said = "regression"
-    return Judged(engine, candidate, said, time.monotonic() - began, pairs_of(trials))
+    return Judged(engine, candidate, _said(ended.stdout), time.monotonic() - began, pairs_of(trials))
+
+
+def _said(output: str) -> Said:
+    """Return what a run came to, by its last line and the last column of its table; what is open may be red as well."""
+    if re.search(r"\d+ error", output.splitlines()[-1]):
+        return "error"
+    outcomes = set(re.findall(r"  (regression|open)$", output, re.MULTILINE))
+    return "regression" if "regression" in outcomes else "open" if outcomes else "no change"
 
 
 def _record(setup: Setup, engine: str, side: Side) -> Baseline:
