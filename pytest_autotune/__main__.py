@@ -98,8 +98,8 @@ def _history(parser: Parser, given: argparse.Namespace) -> int:
     except (ValueError, StoreError) as error:
         parser.error(str(error))
     if not series:
-        there = ", ".join(known) or "none"
-        parser.error(f"no verification of {suite!r} is in the store{nearest(suite, known)}; there are {there}")
+        there = f"there are {', '.join(known)}" if known else "a run without --autotune verifies what was found before"
+        parser.error(f"no verification of {suite!r} is in the store{nearest(suite, known)}; {there}")
     lines = history_lines(suite, series, width=shutil.get_terminal_size().columns)
     if given.html:
         try:

@@ -161,8 +161,14 @@ def test_what_cannot_be_shown_is_one_line(store, tmp_path, arguments, told):
     assert told in shown.stderr
 
 
+def test_a_store_without_verifications_says_where_they_come_from(store, tmp_path):
+    store.migrate()
+    shown = history(tmp_path, "chat")
+    assert shown.returncode == 4
+    assert "no verification of 'chat' is in the store; a run without --autotune verifies what was found" in shown.stderr
+
+
 def test_the_page_is_written_beside_what_is_printed(store, tmp_path):
-    pytest.importorskip("plotly", reason="plotly is not installed (the dashboard extra)")
     verify(store, 0, 200.0)
     shown = history(tmp_path, "chat", "--html", "build/chat.html")
     assert shown.returncode == 0, shown.stderr

@@ -9,8 +9,6 @@ from pytest_autotune.reporting.page import TICKS, chart, history_page
 from pytest_autotune.reporting.trend import verifications
 from tests.make_history import SLOWER, commit, series
 
-pytest.importorskip("plotly", reason="plotly is not installed (the dashboard extra)")
-
 HOSTILE = """x</script><script>alert("1")</script><img src=https://example.org/x onerror='alert(2)'>"""
 NAMES = {"href", "src", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href"}
 
