@@ -79,8 +79,10 @@ class LiveTrial:
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self.batches: dict[Level, BatchRecord] = {}
         self.screened_out = ""  # why this configuration cannot win, once that is known
-        self._screened = confirms(slot.name) or not claim.trial.configuration or not bench.screens
-        self._met = False  # the level of the best so far was looked at
+        compares = plan.baseline is not None  # all of both sides is measured: nothing is in search of a best
+        self._screened = compares or confirms(slot.name) or not claim.trial.configuration or not bench.screens
+        self._skips = plan.suite.load.skip is not None and not compares
+        self._met = not self._skips  # the level of the best so far was looked at
         self._concluded = False  # every load that matters was measured
         self._measured: dict[Level, MeasuredBatch] = {}
         if not self.recorded:
@@ -239,7 +241,7 @@ class LiveTrial:
 
     def _dominated(self, level: Level) -> str:
         suite = self.plan.suite
-        if suite.load.skip is None:
+        if not self._skips:
             return ""
         judged = judge_batches(self.batches.values(), suite.slo, suite.objective, steepness=suite.steepness)
         return dominated(level, judged, suite.objective, self._to_beat)
@@ -266,7 +268,7 @@ class LiveTrial:
         if self._met or self.recorded:
             return
         self._met = True
-        if self.plan.suite.load.skip is None or self.screened_out or self.batches:
+        if self.screened_out or self.batches:
             return
         level = level_to_beat(self)
         if level is not None:

@@ -65,6 +65,25 @@ def test_no_further_pair_is_deployed_once_the_comparison_is_settled(recorded):
     result.stdout.fnmatch_lines(["SKIPPED*the comparison is settled after * pairs: regression"])
 
 
+@pytest.mark.parametrize(
+    "shortened",
+    [
+        lambda suite: suite.replace("warmup: 100ms", "warmup: 100ms, skip: dominated"),
+        lambda suite: suite.replace("search: {defaults: false}", "search: {defaults: false, screen: 50%}"),
+    ],
+    ids=["skip", "screen"],
+)
+def test_nothing_that_shortens_a_search_leaves_a_level_of_either_side_out(recorded, shortened):
+    suite = SUITE.replace("duration: 600ms", "duration: 2s")
+    recorded.suite(shortened(suite.replace("time-scale: 0.2", "time-scale: 1.0")))
+    result = recorded.run("suites", "--autotune-compare", "v1")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*4 pairs of deployments in turn", "*output throughput*all*regression"])
+    with recorded.store() as store:
+        trials = store.trials_of_run(store.runs()[0].id)
+    assert [[batch.level.name for batch in trial.batches] for trial in trials] == [["c1", "c8"]] * 8
+
+
 @pytest.mark.alone
 def test_workers_keep_the_sides_of_a_suite_together(recorded):
     result = recorded.run("suites", "--autotune-compare", "v1", "-n2")
