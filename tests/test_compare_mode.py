@@ -65,11 +65,12 @@ def test_no_further_pair_is_deployed_once_the_comparison_is_settled(recorded):
     result.stdout.fnmatch_lines(["SKIPPED*the comparison is settled after * pairs: regression"])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "shortened",
     [
         lambda suite: suite.replace("warmup: 100ms", "warmup: 100ms, skip: dominated"),
-        lambda suite: suite.replace("search: {defaults: false}", "search: {defaults: false, screen: 50%}"),
+        lambda suite: suite.replace("600ms", "1500ms").replace("defaults: false", "defaults: false, screen: 50%"),
     ],
     ids=["skip", "screen"],
 )
