@@ -17,6 +17,7 @@ from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_st
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
 from pytest_autotune.suite_load import (
     ColumnsBlock,
@@ -119,6 +120,7 @@ class SuiteFile(Plain):
 
 _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
     (): SuiteFile,
+    ("docker",): DockerBlock,
     ("load",): LoadBlock,
     ("load", "stages"): StageBlock,
     ("load", "replay"): ReplayBlock,

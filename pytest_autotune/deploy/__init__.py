@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from pytest_autotune.deploy.server import Deployer
 
 
-BUILTIN = ("local", "endpoint")
+BUILTIN = ("local", "docker", "endpoint")
 
 
 def builtin_deployer(name: str) -> Deployer | None:
     """Return the deployer for ``deploy: name``, or None for a name that no built-in one has."""
+    from pytest_autotune.deploy.docker import DockerDeployer
     from pytest_autotune.deploy.endpoint import EndpointDeployer
     from pytest_autotune.deploy.local import LocalDeployer
 
-    return {"local": LocalDeployer, "endpoint": EndpointDeployer}.get(name, lambda: None)()
+    return {"local": LocalDeployer, "docker": DockerDeployer, "endpoint": EndpointDeployer}.get(name, lambda: None)()

@@ -44,6 +44,8 @@ def interpreter_of(suite: Suite) -> str:
     A relative path counts from the suite's file; a bare name is looked up in ``PATH``. Raise
     `MissingRequirement` when there is no such interpreter.
     """
+    if suite.deploy == "docker":
+        return suite.engine_python or "python3"  # of the image, in which nothing can be looked up
     if suite.engine_python is None:
         return sys.executable
     return _interpreter(suite.engine_python, suite, key="engine_python")

@@ -1,0 +1,201 @@
+"""Deploying a server as a container of the Docker engine, or of one that speaks its API, such as Podman's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_autotune.deploy import leftovers
+from pytest_autotune.deploy.guarded import GuardedProcess
+from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
+from pytest_autotune.deploy.serverlog import open_log
+from pytest_autotune.engines.engine import Address
+from pytest_autotune.engines.requirements import model_of
+from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
+from pytest_autotune.variables import expand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docker import DockerClient
+
+    from pytest_autotune.deploy.container import Spec
+    from pytest_autotune.deploy.server import Launch
+    from pytest_autotune.suite import Suite
+
+LABEL = "pytest-autotune.owner"  # of every container: who deployed it, see `leftovers.owner_id`
+PORT = 8000  # in the container, whose ports are its own
+_REMOVAL_S = 10.0  # beyond the grace: for the engine to stop and remove a container
+_PROXIES = re.compile(r"(?:https?|all|no)_proxy", re.IGNORECASE)
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # of gated models
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+class DockerDeployer:
+    """Runs each server in a container of its own, in the image that the suite names."""
+
+    @contextlib.contextmanager
+    def deploy(self, launch: Launch) -> Iterator[DockerServer]:
+        """Start a container, wait until its server is ready, and remove it on exit."""
+        with contextlib.ExitStack() as held:
+            client = held.enter_context(contextlib.closing(connect()))
+            yield _start(client, launch, held)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove the containers of dead runs; return one line for each. Nothing where there is no Docker engine."""
+        try:
+            client = connect()
+        except (DeployError, MissingRequirement):
+            return ()
+        with contextlib.closing(client):
+            found = client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+            dead = [one for one in found if leftovers.owner_alive(one.labels[LABEL]) is False]
+            for container in dead:
+                _remove(client, container.id)
+            return tuple(f"removed container {one.name}, left behind by the dead run {_run_of(one)}" for one in dead)
+
+
+class DockerServer(GuardedServer):
+    """A running server in a container; what is guarded is the process that stands in for it (`container`)."""
+
+    def __init__(self, client: DockerClient, spec: Spec, launch: Launch, **started: Any) -> None:
+        super().__init__(launch, url="", model_name=spec.name, argv=spec.argv, **started)
+        self._client = client
+        self._name = spec.name
+
+    def absent(self) -> str | None:
+        """Say that the container does not run yet; its port on this machine is known from then on."""
+        import docker.errors
+
+        try:
+            attributes = self._client.containers.get(self._name).attrs
+        except docker.errors.NotFound:
+            return "there is no container yet"
+        except docker.errors.DockerException as error:
+            return str(error)
+        state = attributes["State"]["Status"]
+        published = attributes["NetworkSettings"]["Ports"].get(f"{PORT}/tcp")
+        if state != "running" or not published:
+            return f"the container is {state}"
+        self.url = f"http://{published[0]['HostIp']}:{published[0]['HostPort']}"
+        return None
+
+
+def connect() -> DockerClient:
+    """Return a client of the Docker engine that the environment names (``DOCKER_HOST``); it is to be closed.
+
+    Raises `MissingRequirement` without the library, `DeployError` when no engine answers.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise MissingRequirement("deploy: docker needs docker-py: pip install 'pytest-autotune[docker]'") from None
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        raise DeployError(f"no Docker engine answers at {where}: {error}; start it, or set DOCKER_HOST") from error
+    return client
+
+
+def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> DockerServer:
+    """Return a ready server whose teardown is pushed to `held`."""
+    from pytest_autotune.deploy.container import GIVEN, Spec
+
+    suite = launch.suite
+    name = f"{suite.model_name or suite.name}-{secrets.token_hex(4)}"
+    # Every interface: what the engine publishes comes in from outside of the container.
+    command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, name))  # noqa: S104
+    variables = {"PYTHONUNBUFFERED": "1", **_inherited(), **suite.env, **command.env}
+    spec = Spec(
+        name=name,
+        image=expand(suite.docker.image or "", key="docker.image"),
+        argv=command.argv,
+        variables=tuple(variables),
+        labels={LABEL: launch.owner, "pytest-autotune.suite": suite.name},
+        stop_s=suite.timeouts.stop_s,
+        pull=suite.docker.pull,
+        port=PORT,
+        gpus=0,
+        volumes=_volumes(suite),
+        options=suite.docker.options(),
+    )
+    log = open_log(launch.log)
+    held.callback(_await_removal, client, name)
+    try:
+        process = GuardedProcess(
+            [sys.executable, "-m", "pytest_autotune.deploy.container", spec.text()],
+            env={
+                **os.environ,
+                **{GIVEN + name: value for name, value in variables.items()},
+                leftovers.OWNER: launch.owner,
+            },
+            output=log.fd,
+            grace_s=suite.timeouts.stop_s + _REMOVAL_S,
+        )
+    finally:
+        os.close(log.fd)
+    held.enter_context(process)
+    server = DockerServer(client, spec, launch, log=log, process=process)
+    try:
+        server.await_ready()
+    except NotReady as failure:
+        cause = failure.cause or server.why_gone()
+        error = Infeasible if cause.kind.finding else DeployError
+        raise error(str(cause), log_tail=server.log_tail(), cause=cause) from failure.__cause__
+    return server
+
+
+def _inherited() -> dict[str, str]:
+    """Return what a container gets of our own environment: proxies, none of them for itself, and tokens of the hub."""
+    found = {name: value for name, value in os.environ.items() if _PROXIES.fullmatch(name) or name in _TOKENS}
+    if any(not name.lower().startswith("no_") for name in found if _PROXIES.fullmatch(name)):
+        for name in ("NO_PROXY", "no_proxy"):
+            found[name] = ",".join(dict.fromkeys([*filter(None, found.get(name, "").split(",")), *_LOOPBACK_NAMES]))
+    return found
+
+
+def _volumes(suite: Suite) -> dict[str, dict[str, str]]:
+    """Return the mounts by their source: those of the suite, and a local model at its own path, read-only."""
+    mounts: dict[str, dict[str, str]] = {}
+    for text in suite.docker.volumes:
+        source, target, mode = (*expand(text, key="docker.volumes").split(":"), "rw")[:3]
+        mounts[str((suite.path.parent / os.path.expanduser(source)).absolute())] = {"bind": target, "mode": mode}  # noqa: PTH111
+    model = model_of(suite)
+    if os.path.isdir(model):  # noqa: PTH112 - a name on a hub is no path
+        mounts.setdefault(model, {"bind": model, "mode": "ro"})
+    return mounts
+
+
+def _await_removal(client: DockerClient, name: str) -> None:
+    """Make sure that the container is gone, whatever became of the process that stood in for it."""
+    import docker.errors
+
+    deadline = time.monotonic() + _REMOVAL_S
+    while time.monotonic() < deadline:
+        try:
+            container = client.containers.get(name)
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError:  # its removal is in progress
+            time.sleep(0.1)
+    raise DeployError(f"container {name} could not be removed")
+
+
+def _remove(client: DockerClient, name: str) -> None:
+    import docker.errors
+
+    with contextlib.suppress(docker.errors.APIError):  # somebody else removes it
+        client.containers.get(name).remove(force=True, v=True)
+
+
+def _run_of(container: Any) -> str:
+    owner: str = container.labels[LABEL]
+    return owner.rpartition("/")[0] or owner
