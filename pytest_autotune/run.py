@@ -193,10 +193,14 @@ class Run:
 
     def missing(self, plan: Plan) -> tuple[str, ...]:
         """Say what this machine lacks for the plan, one sentence each."""
+        from pytest_autotune.deploy.server import Preflight
         from pytest_autotune.errors import MissingRequirement
         from pytest_autotune.plan import missing_requirements
 
         missing = missing_requirements(plan, self.settings.output)
+        deployer = self._deployer(plan.suite)
+        if isinstance(deployer, Preflight):
+            missing = (*missing, *deployer.missing(plan.suite))
         try:
             self._generator(plan.suite)
         except MissingRequirement as error:

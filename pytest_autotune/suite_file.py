@@ -260,6 +260,10 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
             if getattr(file, key):
                 collector.note((key,), "an endpoint's settings cannot be changed; remove the key")
         return
+    if file.deploy == "docker" and file.docker.image is None:
+        collector.note(("deploy",), "'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0")
+    if file.deploy != "docker" and "docker" in file.model_fields_set:
+        collector.note(("docker",), "only for deploy: docker; remove it, or write deploy: docker")
     if file.url is not None:
         collector.note(("url",), "only an endpoint has a url; remove it or write engine: endpoint")
     if file.engine in _NEED_MODEL and file.model is None:

@@ -45,7 +45,9 @@ def build(docker, path: Path) -> str:
             archive.addfile(directory)
     repository, _, tag = IMAGE.partition(":")
     with path.open("rb") as file:
-        docker.api.import_image_from_data(file, repository=repository, tag=tag, changes=[f"ENV PYTHONPATH=/app PYTHONHOME={base}"])
+        docker.api.import_image_from_data(
+            file, repository=repository, tag=tag, changes=[f"ENV PYTHONPATH=/app PYTHONHOME={base}"]
+        )
     return IMAGE
 
 

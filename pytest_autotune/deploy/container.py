@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+SAYS = "[autotune] "  # begins each line that is not the container's
+OUT_OF_MEMORY = "OOMKilled: "
 CANNOT_START = 125  # exit status, as of ``docker run``: there was no container, or it could not be started
 GIVEN = "PYTEST_AUTOTUNE_GIVES_"  # before the name of a variable of the container
 _LOG_S = 10.0  # for the rest of the output of a container that has ended
@@ -75,14 +77,17 @@ def main(text: str) -> NoReturn:
             status = _run(client, spec)
     except _Stopped:
         pass
+    except docker.errors.ImageNotFound as error:
+        _say(f"{_told(error)}: docker pull {spec.image}, or name another one (docker: image)")
     except docker.errors.DockerException as error:
-        _say(f"{type(error).__name__}: {_told(error)}")
+        _say(_told(error))
     _end(status)
 
 
 def _run(client: docker.DockerClient, spec: Spec) -> int:
     _fetch(client, spec)
     devices = [docker.types.DeviceRequest(**_requested(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else []
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
         spec.argv[1:],
@@ -96,6 +101,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         **spec.options,
     )
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _say(f"container {container.short_id} of {spec.image} ({container.image.short_id})")
         # Attached before it runs: of one that is gone at once, no line is lost.
         follower = threading.Thread(target=_follow, args=[container.attach(stream=True, logs=True)], daemon=True)
@@ -152,7 +158,7 @@ def _ended(attributes: Mapping[str, Any]) -> str:
     state, limit = attributes["State"], attributes["HostConfig"].get("Memory") or 0
     if state.get("OOMKilled"):
         of = f" of {limit / 2**20:.0f} MiB" if limit else ""
-        return f"OOMKilled: the container ran into its memory limit{of}"
+        return f"{OUT_OF_MEMORY}the container ran into its memory limit{of}"
     return f"the container ended: {state['Error']}" if state.get("Error") else ""
 
 
@@ -161,7 +167,7 @@ def _told(error: docker.errors.DockerException) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"[autotune] {line}\n")
+    sys.stdout.write(f"{SAYS}{line}\n")
     sys.stdout.flush()
 
 

@@ -14,7 +14,7 @@ from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
-from pytest_autotune.engines.engine import Address
+from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.engines.requirements import model_of
 from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
 from pytest_autotune.variables import expand
@@ -33,6 +33,14 @@ PORT = 8000  # in the container, whose ports are its own
 _REMOVAL_S = 10.0  # beyond the grace: for the engine to stop and remove a container
 _PROXIES = re.compile(r"(?:https?|all|no)_proxy", re.IGNORECASE)
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # of gated models
+_OPTIONS = {  # of docker-py, as ``docker run`` has them
+    "shm_size": "shm-size",
+    "mem_limit": "memory",
+    "memswap_limit": "memory-swap",
+    "ipc_mode": "ipc",
+    "network": "network",
+    "user": "user",
+}
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,6 +53,14 @@ class DockerDeployer:
         with contextlib.ExitStack() as held:
             client = held.enter_context(contextlib.closing(connect()))
             yield _start(client, launch, held)
+
+    def missing(self, suite: Suite) -> tuple[str, ...]:
+        """Say that there is no Docker engine here, or not the image that is not to be pulled."""
+        try:
+            with contextlib.closing(connect()) as client:
+                return tuple(filter(None, [_missing_image(client, suite)]))
+        except (DeployError, MissingRequirement) as error:
+            return (str(error),)
 
     def sweep(self) -> tuple[str, ...]:
         """Remove the containers of dead runs; return one line for each. Nothing where there is no Docker engine."""
@@ -64,9 +80,21 @@ class DockerServer(GuardedServer):
     """A running server in a container; what is guarded is the process that stands in for it (`container`)."""
 
     def __init__(self, client: DockerClient, spec: Spec, launch: Launch, **started: Any) -> None:
-        super().__init__(launch, url="", model_name=spec.name, argv=spec.argv, **started)
+        super().__init__(launch, url="", model_name=spec.name, argv=_command_line(spec), **started)
         self._client = client
         self._name = spec.name
+
+    def why_gone(self) -> Cause:
+        """Classify the end; where Docker tells more of it than the log does, by that."""
+        from pytest_autotune.deploy import container
+
+        said = [line for line in self.log_tail().splitlines() if line.startswith(container.SAYS)]
+        last = said[-1].removeprefix(container.SAYS) if said else ""
+        if last.startswith(container.OUT_OF_MEMORY):
+            return Cause(CauseKind.OUT_OF_MEMORY, last.removeprefix(container.OUT_OF_MEMORY), (said[-1],))
+        if self.process.returncode == container.CANNOT_START and last:
+            return Cause(CauseKind.CRASH, f"no container: {last}", (said[-1],))
+        return super().why_gone()
 
     def absent(self) -> str | None:
         """Say that the container does not run yet; its port on this machine is known from then on."""
@@ -95,13 +123,33 @@ def connect() -> DockerClient:
         import docker
     except ImportError:
         raise MissingRequirement("deploy: docker needs docker-py: pip install 'pytest-autotune[docker]'") from None
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise DeployError(f"no Docker engine answers at {where}: {error}; start it, or set DOCKER_HOST") from error
+    with contextlib.ExitStack() as undo:
+        try:
+            client = undo.enter_context(contextlib.closing(docker.from_env()))
+            client.ping()
+        except docker.errors.DockerException as error:
+            where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+            raise DeployError(f"no Docker engine answers at {where}: {error}; start it, or set DOCKER_HOST") from error
+        undo.pop_all()
     return client
+
+
+def _missing_image(client: DockerClient, suite: Suite) -> str | None:
+    import docker.errors
+
+    name = image_of(suite)
+    if suite.docker.pull != "never":
+        return None
+    try:
+        client.images.get(name)
+    except docker.errors.ImageNotFound:
+        return f"docker.image: there is no image {name}, and docker.pull is never: docker pull {name}"
+    return None
+
+
+def image_of(suite: Suite) -> str:
+    """Return the image of the suite's servers."""
+    return expand(suite.docker.image or "", key="docker.image")
 
 
 def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> DockerServer:
@@ -115,14 +163,14 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
     variables = {"PYTHONUNBUFFERED": "1", **_inherited(), **suite.env, **command.env}
     spec = Spec(
         name=name,
-        image=expand(suite.docker.image or "", key="docker.image"),
+        image=image_of(suite),
         argv=command.argv,
         variables=tuple(variables),
         labels={LABEL: launch.owner, "pytest-autotune.suite": suite.name},
         stop_s=suite.timeouts.stop_s,
         pull=suite.docker.pull,
         port=PORT,
-        gpus=0,
+        gpus=launch.gpus,
         volumes=_volumes(suite),
         options=suite.docker.options(),
     )
@@ -150,6 +198,16 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
         error = Infeasible if cause.kind.finding else DeployError
         raise error(str(cause), log_tail=server.log_tail(), cause=cause) from failure.__cause__
     return server
+
+
+def _command_line(spec: Spec) -> tuple[str, ...]:
+    """Return what starts the same server by hand; variables get their values from the environment."""
+    options = [f"--publish=127.0.0.1:{PORT}:{spec.port}", f"--entrypoint={spec.argv[0]}"]
+    options += [f"--env={name}" for name in spec.variables]
+    options += [f"--volume={source}:{mount['bind']}:{mount['mode']}" for source, mount in spec.volumes.items()]
+    options += [f"--gpus={spec.gpus}"] if spec.gpus else []
+    options += [f"--{_OPTIONS[name]}={value}" for name, value in spec.options.items() if name in _OPTIONS]
+    return ("docker", "run", "--rm", *options, spec.image, *spec.argv[1:])
 
 
 def _inherited() -> dict[str, str]:
