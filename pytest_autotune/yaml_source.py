@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.problems import Where, dotted, line_of
+from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
@@ -29,10 +29,15 @@ class Source:
 
     value: Any  # dict, list, str, int, float, bool or None
     lines: Mapping[Where, int]
+    files: Mapping[Where, Path] = field(default_factory=dict)  # of what comes from other files
 
     def line(self, where: Where) -> int:
         """Return the line of the key or item that `where` leads to, or of what encloses it."""
         return line_of(where, self.lines) or 1
+
+    def file(self, where: Where) -> Path | None:
+        """Return the other file in which that line is; None when it is in the one that was read."""
+        return file_of(where, self.files)
 
 
 def read_yaml(path: Path) -> Source:
