@@ -40,15 +40,16 @@ class Source:
         return file_of(where, self.files)
 
 
-def read_yaml(path: Path) -> Source:
+def read_yaml(path: Path, *, least: str = "name:, engine: and parameters:") -> Source:
     """Read one YAML 1.2 document without executing any tag; raise `SuiteError` with the line of a mistake.
 
-    Keys are text and unique, numbers finite, aliases and merge keys expanded.
+    Keys are text and unique, numbers finite, aliases and merge keys expanded. `least` is what a file
+    that is empty lacks.
     """
     text = _text(path)
     node = _compose(text, path)
     if node is None:
-        raise SuiteError("the file is empty; write at least name:, engine: and parameters:", path=path)
+        raise SuiteError(f"the file is empty; write at least {least}", path=path)
     reader = _Reader(path)
     value = reader.read(node, ())
     return Source(value, {(): node.start_mark.line + 1, **reader.lines})

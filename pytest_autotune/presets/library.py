@@ -75,7 +75,7 @@ def _name(path: Path) -> str:
 
 
 def _read(path: Path, name: str) -> Preset:
-    source = read_yaml(path)
+    source = read_yaml(path, least="parameters: or slo:")
     collector = Collector()
     keys = ("description", "engine", "source", *KINDS)
     written = collector.read((), read_mapping, source.value, keys=keys) or {}
