@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    from pytest_autotune import baselines_command
+    from pytest_autotune import baselines_command, presets_command
     from pytest_autotune.errors import AutotuneError
     from pytest_autotune.load_command.options import add_arguments
 
@@ -43,6 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         "baselines", help=baselines_command.HELP, description=baselines_command.HELP, allow_abbrev=False
     )
     baselines_command.add_arguments(baselines)
+    presets = commands.add_parser(
+        "presets", help=presets_command.HELP, description=presets_command.HELP, allow_abbrev=False
+    )
+    presets_command.add_arguments(presets)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -56,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         return command.run(given)
     if given.command == "history":
         return _history(parser, given)
-    if given.command == "baselines":
+    if given.command in ("baselines", "presets"):
         try:
-            return baselines_command.run(given)
+            return baselines_command.run(given) if given.command == "baselines" else presets_command.run(given)
         except AutotuneError as error:
             parser.error(str(error))
     return _schema()

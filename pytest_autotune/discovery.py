@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 BASELINES = "*.best.json"
 SUFFIXES = (".yaml", ".yml")
+PRESETS = "*.preset.yaml"  # what suites beside it may name, and no suite itself
 
 
 def is_suite(path: Path, *, given: bool, patterns: Sequence[str]) -> bool:
     """Say whether `path` is a suite: by its name when it is `given` on the command line, else by the patterns too."""
+    if path.match(PRESETS):
+        return False
     named = path.name.startswith("suite_") if path.suffix == ".py" else path.suffix in SUFFIXES
     return named and (given or any(path.match(pattern) for pattern in patterns))
 

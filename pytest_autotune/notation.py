@@ -28,6 +28,7 @@ from pytest_autotune.metrics import (
     TIMES,
     parse_metric,
 )
+from pytest_autotune.presets.merging import MERGES
 from pytest_autotune.problems import Collector
 from pytest_autotune.slo import Limit, Tier
 from pytest_autotune.space import Choice, Float, Forbidden, Integer, Parameter, Value, canonical
@@ -398,10 +399,22 @@ DEFINITIONS: dict[str, Any] = {  # `$defs` that the schemas below refer to
 }
 _LATENCY_SCHEMA, _SHARE_SCHEMA, _COUNT_SCHEMA, _RATE_SCHEMA = ({"$ref": f"#/$defs/{name}"} for name in DEFINITIONS)
 _VALUES_SCHEMA = {"type": "array", "minItems": 1, "uniqueItems": True}
+_PRESET = {"type": "string", "minLength": 1, "description": "Name of a preset."}
+_OR_PRESET = {"type": ["object", "string"], "pattern": "^preset:"}  # the pattern is that of text alone
 
 PARAMETERS_SCHEMA: dict[str, Any] = {
-    "type": "object",
+    **_OR_PRESET,
     "propertyNames": {"pattern": SETTING},
+    "properties": {
+        "preset": {
+            "anyOf": [_PRESET, {**_VALUES_SCHEMA, "items": _PRESET}, {"type": "object"}],
+            "description": "Presets whose parameters are tuned as well; a mapping is a setting of this name.",
+        },
+        "merge": {
+            "anyOf": [{"enum": list(MERGES)}, {"type": ["array", "object"]}],
+            "description": "How several presets become one, union unless written; anything else is a setting.",
+        },
+    },
     "additionalProperties": {
         "anyOf": [
             _VALUES_SCHEMA,
@@ -427,6 +440,7 @@ _LIMITS: dict[str, Any] = {
 _FURTHER_LIMITS = {rf"^({'|'.join(TIMES)})\.p[0-9]{{1,3}}(\.[0-9]+)?$": _LATENCY_SCHEMA}
 SLO_SCHEMA: dict[str, Any] = _object(
     {
+        "preset": {**_PRESET, "description": "Preset whose limits hold too, except where this gives another."},
         "steepness": {
             "type": "number",
             "exclusiveMinimum": 0,
@@ -445,6 +459,7 @@ SLO_SCHEMA: dict[str, Any] = _object(
         **_LIMITS,
     },
     patternProperties=_FURTHER_LIMITS,
+    **_OR_PRESET,
 )
 TIERS_SCHEMA: dict[str, Any] = {
     "type": "object",

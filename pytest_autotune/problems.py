@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
+_Told = TypeVar("_Told")
 Where = tuple[str | int, ...]  # keys and indexes that lead to a value: ("slo", "ttft.p90", "max")
 
 
@@ -56,9 +58,18 @@ class Collector:
 
 def line_of(where: Where, lines: Mapping[Where, int]) -> int | None:
     """Return the line of a place, or of the nearest that encloses it; None when `lines` knows neither."""
-    while where and where not in lines:
+    return _nearest_place(where, lines)
+
+
+def file_of(where: Where, files: Mapping[Where, Path]) -> Path | None:
+    """Return the other file that a place, or the nearest that encloses it, comes from; None for the suite's own."""
+    return _nearest_place(where, files)
+
+
+def _nearest_place(where: Where, told: Mapping[Where, _Told]) -> _Told | None:
+    while where and where not in told:
         where = where[:-1]
-    return lines.get(where)
+    return told.get(where)
 
 
 def dotted(where: Where) -> str:

@@ -35,7 +35,7 @@ from pytest_autotune.fields import (
 )
 from pytest_autotune.load.plan import fingerprints_of
 from pytest_autotune.masking import mask, mask_argv
-from pytest_autotune.problems import Where, dotted, line_of
+from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.suite_docker import DockerBlock
@@ -260,6 +260,9 @@ class Suite(Plain):
     gate: InstanceOf[Terms] = Terms()
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)
+    files: Annotated[Mapping[Where, Path], SkipValidation] = Field(  # where those lines are, if not in `path`
+        default_factory=dict, exclude=True, repr=False
+    )
 
     @property
     def hourly(self) -> float | None:
@@ -363,7 +366,7 @@ class Suite(Plain):
 
     def error(self, problem: str, *where: str | int) -> SuiteError:
         """Return the error for a problem at a place of the file: ``suite.error("unknown flag", "fixed", "tp")``."""
-        path = None if self.path == Path() else self.path
+        path = file_of(where, self.files) or (None if self.path == Path() else self.path)
         prefix = f"{dotted(where)}: " if where else ""
         return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
 

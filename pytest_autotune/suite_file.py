@@ -12,7 +12,8 @@ from pytest_autotune.errors import SuiteError
 from pytest_autotune.fields import Block, unknown_key
 from pytest_autotune.metrics import COSTS, PER_GPU
 from pytest_autotune.notation import Limits
-from pytest_autotune.problems import Collector, Problem, dotted
+from pytest_autotune.presets.expansion import expand
+from pytest_autotune.problems import Collector, Problem, Problems, dotted
 from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_statistic
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
@@ -147,6 +148,10 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
         problem = f"{show(source.value)} is not a mapping of keys to values; write e.g. 'name: chat'"
         raise SuiteError(problem, path=path, line=source.line(()))
     try:
+        source = expand(source, path)
+    except Problems as problems:
+        raise _first(problems.found, source, path) from None
+    try:
         file = SuiteFile.model_validate(source.value, context={"metrics": metrics}, by_alias=True, by_name=False)
     except ValidationError as error:
         raise _first(_translate(error), source, path) from None
@@ -187,7 +192,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
         problem = "only means something with confidence: in slo:; remove it or write e.g. confidence: 95%"
         raise SuiteError(f"slo.spread: {problem}", path=path, line=source.line(("slo", "spread")))
     shared |= {"confidence": confidence, "spread": spread or 0.0}
-    return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines)
+    return Suite(**shared, space=space, slo=limits, path=path, lines=source.lines, files=source.files)
 
 
 def _with_implicit(limits: tuple[Limit, ...], file: SuiteFile) -> tuple[Limit, ...]:
@@ -204,12 +209,13 @@ def _places_of_limits(file: SuiteFile) -> list[tuple[Where, str]]:
 
 
 def _first(problems: Iterable[Problem], source: Source, path: Path) -> SuiteError:
-    """Return the problem that comes first in the file, and how many more there are."""
-    ordered = sorted(problems, key=lambda problem: source.line(problem.where))
+    """Return the problem that comes first in the file, then in its presets, and how many more there are."""
+    ordered = sorted(problems, key=lambda each: (source.file(each.where) is not None, source.line(each.where)))
     problem, more = ordered[0], len(ordered) - 1
     prefix = f"{dotted(problem.where)}: " if problem.where else ""
     rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-    return SuiteError(f"{prefix}{problem.text}{rest}", path=path, line=source.line(problem.where))
+    file = source.file(problem.where) or path
+    return SuiteError(f"{prefix}{problem.text}{rest}", path=file, line=source.line(problem.where))
 
 
 def _translate(error: ValidationError) -> list[Problem]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.errors import SuiteError
-from pytest_autotune.problems import Where, dotted, line_of
+from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.spelling import show
 
 if TYPE_CHECKING:
@@ -29,21 +29,27 @@ class Source:
 
     value: Any  # dict, list, str, int, float, bool or None
     lines: Mapping[Where, int]
+    files: Mapping[Where, Path] = field(default_factory=dict)  # of what comes from other files
 
     def line(self, where: Where) -> int:
         """Return the line of the key or item that `where` leads to, or of what encloses it."""
         return line_of(where, self.lines) or 1
 
+    def file(self, where: Where) -> Path | None:
+        """Return the other file in which that line is; None when it is in the one that was read."""
+        return file_of(where, self.files)
 
-def read_yaml(path: Path) -> Source:
+
+def read_yaml(path: Path, *, least: str = "name:, engine: and parameters:") -> Source:
     """Read one YAML 1.2 document without executing any tag; raise `SuiteError` with the line of a mistake.
 
-    Keys are text and unique, numbers finite, aliases and merge keys expanded.
+    Keys are text and unique, numbers finite, aliases and merge keys expanded. `least` is what a file
+    that is empty lacks.
     """
     text = _text(path)
     node = _compose(text, path)
     if node is None:
-        raise SuiteError("the file is empty; write at least name:, engine: and parameters:", path=path)
+        raise SuiteError(f"the file is empty; write at least {least}", path=path)
     reader = _Reader(path)
     value = reader.read(node, ())
     return Source(value, {(): node.start_mark.line + 1, **reader.lines})

@@ -19,6 +19,8 @@ PATTERNS = ("suites/*.yaml", "suites/**/*.yaml")
         ("other/chat.yml", True, True),
         ("suites/chat.yml", False, False),
         ("suites/chat.json", True, False),
+        ("suites/chat.preset.yaml", False, False),
+        ("suites/chat.preset.yaml", True, False),
         ("suites/suite_chat.py", True, True),
         ("suites/suite_chat.py", False, False),
         ("suites/test_chat.py", True, False),

@@ -82,7 +82,7 @@ def test_every_key_inside_a_load_is_documented_with_its_default():
 def test_every_form_of_a_parameter_is_documented():
     forms = SCHEMA["properties"]["parameters"]["additionalProperties"]["anyOf"]
     keys = {key for form in forms for key in form.get("properties", {})}
-    section = SUITES.split("## Parameters")[1].split("\n## ")[0]
+    section = SUITES.split("## Parameters")[1].split("\n##")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == keys
 
 

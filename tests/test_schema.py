@@ -39,7 +39,12 @@ def test_every_key_is_described():
 
 
 def test_every_metric_of_the_schema_can_be_read():
-    for metric in set(suite_schema()["properties"]["slo"]["properties"]) - {"steepness", "confidence", "spread"}:
+    for metric in set(suite_schema()["properties"]["slo"]["properties"]) - {
+        "preset",
+        "steepness",
+        "confidence",
+        "spread",
+    }:
         read_metric(metric)
 
 
@@ -78,9 +83,26 @@ def test_suites_of_the_project_are_valid(file):
         pytest.param({"tiers": {"chat": {"confidence": "95%"}}}, id="confidence of a tier"),
         pytest.param({"slo": {"confidence": "95%", "spread": True}}, id="spread that is no share"),
         pytest.param({"tiers": {"slo": {}}}, id="tier called slo"),
+        pytest.param({"parameters": "vllm-quick"}, id="preset without its prefix"),
+        pytest.param({"parameters": {"preset": "vllm-quick", "merge": "first"}}, id="unknown way to merge"),
+        pytest.param({"parameters": {"preset": [1]}}, id="preset that is no name"),
+        pytest.param({"slo": {"preset": ["chat", "rag"]}}, id="limits of two presets"),
     ],
 )
 def test_schema_finds_mistakes_while_typing(broken):
     suite = json.loads(json.dumps({"name": "chat", "engine": "sim", "model": "llama"}))
     assert VALIDATOR.is_valid(suite)
     assert not VALIDATOR.is_valid({**suite, **broken})
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"parameters": "preset:sim-quick", "slo": "preset:chat"},
+        {"parameters": {"preset": "sim-quick"}, "slo": {"preset": "chat", "ttft.p99": "1s"}},
+        {"parameters": {"preset": ["sim-quick", "own"], "merge": "last", "block-size": [16, 32]}},
+        {"parameters": {"preset": {"choice": ["a", "b"]}, "merge": ["a", "b"]}},
+    ],
+)
+def test_schema_allows_presets_and_settings_that_are_called_like_their_keys(blocks):
+    assert VALIDATOR.is_valid({"name": "chat", "engine": "sim", "model": "llama", **blocks})

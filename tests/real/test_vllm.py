@@ -22,6 +22,8 @@ from pytest_autotune.errors import Infeasible
 from pytest_autotune.load.generator import Target, Workload
 from pytest_autotune.load.http import HttpLoad
 from pytest_autotune.load.lengths import Fixed
+from pytest_autotune.notation import read_parameters
+from pytest_autotune.presets.library import all_presets
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Choice, Constraint, Space
 from pytest_autotune.statistics import summarise
@@ -100,6 +102,18 @@ def test_the_flags_of_the_installed_vllm_are_known(suite, engine):
     assert installed.flags["enable-prefix-caching"].negatable
     assert "fp8" in installed.flags["kv-cache-dtype"].choices
     assert unknown_flags(suite, installed) == ()
+
+
+def test_the_shipped_presets_name_flags_and_values_of_the_installed_vllm(suite, engine):
+    presets = [preset for preset in all_presets(beside=None) if preset.engine == "vllm"]
+    parameters = {preset.name: read_parameters(preset.content) for preset in presets}
+    assert len(parameters) >= 5
+    installed = engine.inspect(suite)
+    told = {
+        name: unknown_flags(suite.model_copy(update={"space": Space(each), "fixed": {}}), installed)
+        for name, each in parameters.items()
+    }
+    assert told == dict.fromkeys(parameters, ())
 
 
 def test_a_typo_gives_the_nearest_flag(suite, engine):

@@ -1,0 +1,1 @@
+"""Named parameters and limits that suites refer to: files of this package, or beside the suite."""
