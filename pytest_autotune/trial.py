@@ -117,7 +117,7 @@ class LiveTrial:
         if self._bench.rejudge:
             raise NotRun(NOTHING_DEPLOYED)
         try:
-            self._server = self._deploy()
+            self._server = self._deploy_stubbornly()
         except DeployError as failure:
             self.failure = failure
             raise
@@ -191,6 +191,18 @@ class LiveTrial:
             self._server = None
             if not self.recorded:
                 self._settle()
+
+    def _deploy_stubbornly(self) -> Server:
+        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on the GPUs."""
+        from pytest_autotune.engines.engine import CauseKind
+
+        try:
+            return self._deploy()
+        except DeployError as failure:
+            if failure.cause is None or failure.cause.kind is not CauseKind.INFRASTRUCTURE:
+                raise
+            log.warning("%s is deployed once more: %s", self.slot.name, failure.reason)
+        return self._deploy()
 
     def _deploy(self) -> Server:
         from pytest_autotune.deploy.server import Launch

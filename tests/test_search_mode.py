@@ -245,6 +245,48 @@ search: {defaults: false}
     assert "gate" not in output
 
 
+FAILS_AT_FIRST = """\
+import pathlib, sys
+said = pathlib.Path("said")
+if not said.exists():
+    said.touch()
+    sys.exit("{said}")
+from pytest_autotune.engines.sim.server import main
+sys.exit(main())
+"""
+FAILING_SUITE = """\
+name: once
+engine: command
+command: ['{python}', serve.py, --model, llama-3.1-8b, --host, '{host}', --port, '{port}', --served-model-name, '{model_name}', '{flags}']
+model: llama-3.1-8b
+parameters: {max-num-seqs: [2]}
+load: {prompt_tokens: 8, output_tokens: 4, concurrency: [1], duration: 500ms, warmup: 0s}
+slo: {ttft.p90: 10s}
+search: {defaults: false}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "deployments"),
+    [
+        pytest.param("HfHubHTTPError: 503 Server Error: Service Unavailable for url: https://hub/m", 2, id="infrastructure"),
+        pytest.param("ValueError: max_num_seqs must be a prime", 1, id="finding"),
+        pytest.param("RuntimeError: No CUDA GPUs are available", 1, id="driver"),
+    ],
+)  # fmt: skip
+def test_a_server_is_started_once_more_only_when_infrastructure_failed(project, said, deployments):
+    (project.path / "serve.py").write_text(FAILS_AT_FIRST.replace("{said}", said))
+    project.suite(FAILING_SUITE)
+    result = project.run("suites", "--autotune")
+    (run,) = (path for path in (project.path / ".autotune").iterdir() if path.is_dir())
+    logs = {path.name: said in path.read_text() for path in run.glob("once/*/server*.log")}
+    told = (run / "run.log").read_text().count("is deployed once more: infrastructure: 503 Server Error")
+    assert told == deployments - 1
+    assert len(logs) == deployments
+    assert (result.ret == 0) == (deployments == 2), result.stdout.str()
+    assert logs["server.log"] == (deployments == 1)
+
+
 def test_a_run_has_a_log_of_its_own_and_each_trial_its_servers(project):
     project.suite()
     assert project.run("suites", "--autotune").ret == 0

@@ -4,81 +4,29 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_autotune.engines import patterns
 from pytest_autotune.engines.engine import Cause, CauseKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pytest_autotune.engines.engine import Memory
+
 MAX_LINES = 5
 MAX_LENGTH = 400
-
-# What loggers put before a message: vLLM's "(EngineCore pid=7) ERROR 11-22 20:05:24 [core.py:1510] ",
-# older ones without the process, SGLang's "[2025-03-29 18:12:40 TP0] ", Ray's "(RayWorkerWrapper pid=1, ip=...) ".
-_PREFIX = re.compile(
-    r"^(?:\([\w-]+ pid=\d+[^)]*\)\s?)*"
-    r"(?:(?P<level>[A-Z]{4,8}) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \[?[\w.]+:\d+\] ?)?"
-    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^]]*\] )?"
-)
-_HARMLESS = {"DEBUG", "INFO", "WARNING"}
-_EXCEPTION = re.compile(
-    r"^(?:\[rank\d+\]: )?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt))\b(?::\s*(?P<text>.*))?$"
-)
-_STARTED = re.compile(r"Application startup complete|The server is fired up|server is listening on")
-
-_OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError"
-    r"|(?:CUDA|HIP|XPU|ROCm)\b.{0,40}out of memory"
-    r"|No available memory for the cache blocks"
-    r"|larger than the available KV cache memory"
-    r"|larger than the maximum number of tokens that can be stored in (?:the )?KV cache"
-    r"|Free memory on device.* is less than desired GPU memory utilization"
-    r"|Available memory on node.* is less than (?:desired CPU memory utilization|requested memory for kv)"
-    r"|Cannot auto-fit max_model_len"
-    r"|Not enough memory\. Please try to (?:increase|decrease) --mem-fraction-static"
-    r"|(?:not enough|can't allocate) memory: you tried to allocate"
-    r"|cudaMalloc failed: out of memory"
-    r"|^(?:\w+\.)*MemoryError\b"
-    r"|\[Errno 12\]|Cannot allocate memory"
-    r"|Out of memory: Killed process|oom-kill|OOMKilled",
-    re.IGNORECASE,
-)
-_CROWDED = re.compile(  # what is free, or the host's memory: another start at another time may find more
-    r"Free memory on device|Available memory on node"
-    r"|(?:not enough|can't allocate) memory: you tried to allocate"
-    r"|\bMemoryError\b|\[Errno 12\]|Cannot allocate memory"
-    r"|Out of memory: Killed process|oom-kill|OOMKilled",
-    re.IGNORECASE,
-)
-_PORT = re.compile(r"Address already in use|\bEADDRINUSE\b|address in use", re.IGNORECASE)
-_MODEL = re.compile(
-    r"gated repo|Repository Not Found|(?:Gated|RepositoryNotFound|RevisionNotFound|LocalEntryNotFound|EntryNotFound)"
-    r"(?:Repo)?Error|OfflineModeIsEnabled|HFValidationError|Repo id must be "
-    r"|is not a local folder and is not a valid model identifier"
-    r"|Invalid repository ID or local directory"
-    r"|does not appear to have a file named|couldn't connect to .*(?:load|files)"
-    r"|Cannot find any model weights|No such file or directory: .*(?:config\.json|safetensors|tokenizer)"
-    r"|Model architectures .*(?:not supported|failed to be inspected)|Error no file named",
-    re.IGNORECASE,
-)
-_USAGE = re.compile(r"^[\w./-]+: error: (?P<text>.+)$")
-_REFUSED = {
-    "ValueError",
-    "NotImplementedError",
-    "AssertionError",
-    "ArgumentError",
-    "ArgumentTypeError",
-    "SettingsError",
+READ_LENGTH = 2000  # of a line: what follows repeats prompts or settings, and no pattern may take long over it
+FRAMES_BEFORE = 200  # lines of a traceback above its exception
+_REPORTED = {  # signals that end a server by themselves: 128 and their number is no exit status of its own
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGKILL,
+    signal.SIGSEGV,
+    signal.SIGTERM,
 }
-_CONSEQUENCE = re.compile(
-    r"Engine core initialization failed|EngineDeadError|EngineCore encountered an issue|Executor failed\."
-    r"|WorkerProc initialization failed|Worker failed with error|please check the stack trace above"
-    r"|Engine loop is not running|Initialization failed\. Please see the error messages above|KeyboardInterrupt"
-    r"|CancelledError|ChildFailedError"
-)
-_CHILD = re.compile(r"(?:died|exited|terminated).*?exit ?code[:= ]+-(?P<signal>\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,60 +38,70 @@ class _Line:
 def classify(log: str, returncode: int | None) -> Cause:
     """Say why a server died or never became ready.
 
-    `returncode` is negative for a signal and None while the process lives. What a server says
-    before it is up is about its configuration; afterwards only memory, signals and crashes count,
-    because by then its log is also full of what single requests did wrong.
+    `returncode` is negative for a signal (shells and containers say 128 more than its number) and None
+    while the process lives. What a server says before it is up is about its configuration; afterwards only
+    memory, signals, GPUs and crashes count, because by then its log is also full of what single requests did wrong.
     """
-    lines = [_read(line) for line in log.splitlines()]
-    started = next((at for at, line in enumerate(lines) if _STARTED.search(line.text)), None)
+    lines = [_read(line[:READ_LENGTH]) for line in log.splitlines()]
+    started = next((at for at, line in enumerate(lines) if patterns.STARTED.search(line.text)), None)
     telling = [line.text for line in lines if not line.harmless]
-    if found := _matching(telling, _OUT_OF_MEMORY):
-        return _cause(CauseKind.OUT_OF_MEMORY, found)
+    if found := _matching(telling, patterns.OUT_OF_MEMORY):
+        return replace(_cause(CauseKind.OUT_OF_MEMORY, found), of=_memory(telling, up=started is not None))
     if started is None and (refusal := _refusal(telling)):
         return refusal
+    if found := _matching(telling, patterns.DRIVER):
+        return _cause(CauseKind.DRIVER, found)
     if killed := _signalled(telling, returncode):
         return killed
-    exceptions = [line for line in telling if _EXCEPTION.match(line)]
-    roots = [line for line in exceptions if not _CONSEQUENCE.search(line)] or exceptions
-    # Chained exceptions begin with the root; a running server's log begins with other requests' trouble.
-    root = "" if not roots else roots[0] if started is None else roots[-1]
-    if returncode is None and not root:
-        last = next((line for line in reversed(telling) if line.strip()), "")
-        return Cause(CauseKind.TIMEOUT, "no answer before the deadline", _shorten([last] if last else []))
-    status = "" if returncode is None else f"exited with status {returncode}"
-    if root:
-        message = f"{root.strip()} ({status})" if status else root.strip()
-        return Cause(CauseKind.CRASH, _one_line(message), _shorten([root]))
-    return Cause(CauseKind.CRASH, status, _shorten([line for line in telling if line.strip()][-MAX_LINES:]))
+    return _crash(telling, returncode, up=started is not None)
 
 
 def crowded_out(reason: str) -> bool:
     """Say whether a server that ran out of memory may have lacked only what other processes held at that time."""
-    return _CROWDED.search(reason) is not None
+    return patterns.CROWDED.search(reason) is not None
 
 
 def _read(line: str) -> _Line:
-    prefix = _PREFIX.match(line)
-    if prefix is None:
-        return _Line(line.rstrip(), harmless=False)
-    return _Line(line[prefix.end() :].rstrip(), harmless=prefix["level"] in _HARMLESS)
+    prefix = patterns.PREFIX.match(line)
+    assert prefix is not None, "everything in it is optional"
+    level = next((level for level in prefix.groups() if level), "")
+    return _Line(line[prefix.end() :].rstrip(), harmless=level in patterns.HARMLESS)
+
+
+def _memory(lines: Sequence[str], *, up: bool) -> Memory | None:
+    """Say which memory ran out: by the message, else by the frames above it, else by when it happened."""
+    at = [number for number, line in enumerate(lines) if patterns.OUT_OF_MEMORY.search(line)]
+    for of, pattern in patterns.MEMORY:
+        if of and any(pattern.search(lines[number]) for number in at):
+            return of
+    for line in reversed(lines[max(0, at[0] - FRAMES_BEFORE) : at[0]]):
+        for of, frame in patterns.FRAMES:
+            if frame.search(line):
+                return of
+    return "activations" if up else None
 
 
 def _refusal(lines: Sequence[str]) -> Cause | None:
-    if found := _matching(lines, _PORT):
-        return _cause(CauseKind.PORT, found)
-    if found := _matching(lines, _MODEL):
-        return _cause(CauseKind.MODEL, found)
+    lasting = [line for line in lines if not patterns.RETRIED.search(line)]
+    for kind, pattern in (
+        (CauseKind.PORT, patterns.PORT),
+        (CauseKind.INFRASTRUCTURE, patterns.INFRASTRUCTURE),
+        (CauseKind.MODEL, patterns.MODEL),
+        (CauseKind.DRIVER, patterns.DRIVER),
+        (CauseKind.BAD_ARGUMENT, patterns.BAD_ARGUMENT),
+    ):
+        if found := _matching(lasting, pattern):
+            return _cause(kind, found)
     for at, line in enumerate(lines):
-        if usage := _USAGE.match(line):
+        if usage := patterns.USAGE.match(line):
             return Cause(CauseKind.BAD_ARGUMENT, _one_line(usage["text"]), _shorten([line]))
-        exception = _EXCEPTION.match(line)
-        if exception is None or _CONSEQUENCE.search(line):
+        exception = patterns.EXCEPTION.match(line)
+        if exception is None or patterns.CONSEQUENCE.search(line):
             continue
         name = exception["type"].rpartition(".")[2]
         if name == "ValidationError":
             return _validation(lines[at:])
-        if name in _REFUSED and exception["text"]:
+        if name in patterns.REFUSED and exception["text"]:
             return _cause(CauseKind.BAD_ARGUMENT, [line])
     return None
 
@@ -155,7 +113,7 @@ def _validation(lines: Sequence[str]) -> Cause:
     for line in lines[1:]:
         if line.strip().startswith("For further information"):
             continue
-        if not line or _EXCEPTION.match(line) or line.startswith(("Traceback", "[W", "During ", "nanobind")):
+        if not line or patterns.EXCEPTION.match(line) or line.startswith(("Traceback", "[W", "During ", "nanobind")):
             break
         detail.append(line)
     said = [re.sub(r"\s*\[type=\w+.*$", "", line.strip()).removeprefix("Value error, ") for line in detail]
@@ -163,12 +121,12 @@ def _validation(lines: Sequence[str]) -> Cause:
 
 
 def _signalled(lines: Sequence[str], returncode: int | None) -> Cause | None:
-    number, found, who = (-returncode, [], "the server") if returncode is not None and returncode < 0 else (0, [], "")
+    number, found, who = _signal_of(returncode), [], "the server"
     for line in lines:
         if number:
             break
-        if child := _CHILD.search(line):
-            number, found, who = int(child["signal"]), [line], "a worker process of the server"
+        if child := patterns.CHILD.search(line):
+            number, found, who = _signal_in(child), [line], "a worker process of the server"
     if not number:
         return None
     try:
@@ -183,16 +141,45 @@ def _signalled(lines: Sequence[str], returncode: int | None) -> Cause | None:
     )
 
 
+def _signal_of(returncode: int | None) -> int:
+    """Return the signal that an exit status stands for, 0 when it is none."""
+    if returncode is None:
+        return 0
+    return -returncode if returncode < 0 else returncode - 128 if returncode - 128 in _REPORTED else 0
+
+
+def _signal_in(child: re.Match[str]) -> int:
+    if name := child["name"] or child["dumped"]:
+        return signal.Signals[patterns.SIGNALS[name.lower()]].value
+    return int(child["code"] or child["number"])
+
+
+def _crash(lines: Sequence[str], returncode: int | None, *, up: bool) -> Cause:
+    """Name the exception that a server ended with, if there is one."""
+    exceptions = [line for line in lines if patterns.EXCEPTION.match(line)]
+    roots = [line for line in exceptions if not patterns.CONSEQUENCE.search(line)] or exceptions
+    # Chained exceptions begin with the root; a running server's log begins with other requests' trouble.
+    root = "" if not roots else roots[-1] if up else roots[0]
+    if returncode is None and not root:
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return Cause(CauseKind.TIMEOUT, "no answer before the deadline", _shorten([last] if last else []))
+    status = "" if returncode is None else f"exited with status {returncode}"
+    if root:
+        message = f"{root.strip()} ({status})" if status else root.strip()
+        return Cause(CauseKind.CRASH, _one_line(message), _shorten([root]))
+    return Cause(CauseKind.CRASH, status, _shorten([line for line in lines if line.strip()][-MAX_LINES:]))
+
+
 def _matching(lines: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
     """Return the lines that match, the root cause first and what merely repeats it left out."""
     found = list(dict.fromkeys(line.strip() for line in lines if pattern.search(line)))
-    told = [line for line in found if not _CONSEQUENCE.search(line) and not line.startswith("raise ")]
-    exceptions = [line for line in told if _EXCEPTION.match(line)]
+    told = [line for line in found if not patterns.CONSEQUENCE.search(line) and not line.startswith("raise ")]
+    exceptions = [line for line in told if patterns.EXCEPTION.match(line)]
     return exceptions or told or found
 
 
 def _cause(kind: CauseKind, found: Sequence[str]) -> Cause:
-    first = _EXCEPTION.match(found[0])
+    first = patterns.EXCEPTION.match(found[0])
     message = (first["text"] if first else None) or found[0]
     return Cause(kind, _one_line(message), _shorten(found))
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 
 Knob = Literal["more", "less"]  # which value of a setting needs more memory: the larger one, or the smaller one
+Memory = Literal[
+    "weights", "KV cache", "activations", "host", "container"
+]  # for what, or of what, there was too little
 
 
 class CauseKind(StrEnum):
@@ -23,6 +26,8 @@ class CauseKind(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     BAD_ARGUMENT = "bad argument"
     MODEL = "model missing"
+    DRIVER = "CUDA or driver"
+    INFRASTRUCTURE = "infrastructure"
     PORT = "port in use"
     CRASH = "crash"
     KILLED = "killed"
@@ -42,9 +47,10 @@ class Cause:
     kind: CauseKind
     message: str  # one line
     lines: tuple[str, ...] = ()
+    of: Memory | None = None  # which memory ran out, where the log tells
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}" if self.message else str(self.kind)
+        return ": ".join(part for part in (self.kind, self.of, self.message) if part)
 
 
 @dataclass(frozen=True, slots=True)
