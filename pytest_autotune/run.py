@@ -55,6 +55,7 @@ class Run:
         self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
+        self._swept: set[str] = set()  # ways to deploy whose leftovers were removed in this process
         self._firsts: dict[str, dict[str, list[Configuration]]] = {}  # by node id: what a search begins with
         self._documents: dict[str, dict[str, Mapping[str, Any]]] = {}  # by run and study: the suite as it was then
         self._resources = ExitStack()
@@ -377,6 +378,10 @@ class Run:
         if deployer is None:
             hint = nearest(name, BUILTIN)
             raise suite.error(f"{name!r} is unknown{hint}; there are {', '.join(BUILTIN)}", "deploy")
+        if name not in self._swept:
+            self._swept.add(name)
+            for line in deployer.sweep():
+                log.warning("%s", line)
         return deployer
 
     def _generator(self, suite: Suite) -> LoadGenerator:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_autotune.deploy.server import Deployer
 
 
@@ -17,4 +19,9 @@ def builtin_deployer(name: str) -> Deployer | None:
     from pytest_autotune.deploy.endpoint import EndpointDeployer
     from pytest_autotune.deploy.local import LocalDeployer
 
-    return {"local": LocalDeployer, "docker": DockerDeployer, "endpoint": EndpointDeployer}.get(name, lambda: None)()
+    makers: dict[str, Callable[[], Deployer]] = {
+        "local": LocalDeployer,
+        "docker": DockerDeployer,
+        "endpoint": EndpointDeployer,
+    }
+    return makers[name]() if name in makers else None

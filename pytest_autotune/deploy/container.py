@@ -62,8 +62,8 @@ class _Stopped(Exception):
 
 def main(text: str) -> NoReturn:
     """Run the container of a `Spec`, and end as it does."""
-    spec = json.loads(text)
-    spec = Spec(**{name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()})
+    written: dict[str, Any] = json.loads(text)
+    spec = Spec(**{name: tuple(value) if isinstance(value, list) else value for name, value in written.items()})
 
     def stop(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

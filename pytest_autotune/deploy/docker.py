@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.deploy import leftovers
@@ -15,18 +18,21 @@ from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
-from pytest_autotune.engines.requirements import model_of
+from pytest_autotune.engines.requirements import environment_of, gpus_here, hub_cache, model_of
 from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from docker import DockerClient
 
     from pytest_autotune.deploy.container import Spec
     from pytest_autotune.deploy.server import Launch
+    from pytest_autotune.engines.installation import Run
     from pytest_autotune.suite import Suite
+
+_logger = logging.getLogger(__name__)
 
 LABEL = "pytest-autotune.owner"  # of every container: who deployed it, see `leftovers.owner_id`
 PORT = 8000  # in the container, whose ports are its own
@@ -41,6 +47,8 @@ _OPTIONS = {  # of docker-py, as ``docker run`` has them
     "network": "network",
     "user": "user",
 }
+_CACHE = "/models"  # in the container: the cache of hub models
+_WITHOUT_FILES = ("sim",)  # engines whose model is but a name
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
@@ -134,6 +142,64 @@ def connect() -> DockerClient:
     return client
 
 
+def in_container(suite: Suite) -> Run:
+    """Return what runs a command in a container of the suite's image, which is pulled if it has to be; it is removed.
+
+    It raises `MissingRequirement` where there is no engine or image, `subprocess.TimeoutExpired` as on this machine.
+    """
+
+    def run(argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+        try:
+            with contextlib.closing(connect()) as client:
+                return _run_once(client, suite, argv, env, timeout_s)
+        except DeployError as error:
+            raise MissingRequirement(str(error)) from error
+
+    return run
+
+
+def _run_once(
+    client: DockerClient, suite: Suite, argv: Sequence[str], env: Mapping[str, str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    import docker
+    import requests
+
+    if missing := _missing_image(client, suite):
+        raise MissingRequirement(missing)
+    name = image_of(suite)
+    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus_here(suite) else []
+    try:
+        try:
+            client.images.get(name)
+        except docker.errors.ImageNotFound:
+            _logger.warning("pulling %s", name)
+            client.images.pull(name)
+        container = client.containers.create(
+            name,
+            list(argv[1:]),
+            entrypoint=[argv[0]],
+            environment=dict(env),
+            labels={LABEL: leftovers.owner_id("preflight")},
+            volumes=_volumes(suite),
+            device_requests=gpus,
+        )
+    except docker.errors.DockerException as error:
+        raise MissingRequirement(f"docker.image: {name}: {error}") from error
+    try:
+        container.start()
+        status = container.wait(timeout=timeout_s)["StatusCode"]
+        said, complained = (
+            container.logs(stdout=out, stderr=not out).decode(errors="replace") for out in (True, False)
+        )
+        return subprocess.CompletedProcess(list(argv), status, said, complained)
+    except requests.exceptions.ReadTimeout:
+        raise subprocess.TimeoutExpired(list(argv), timeout_s) from None
+    except docker.errors.DockerException as error:
+        raise MissingRequirement(f"docker.image: {name}: {error}") from error
+    finally:
+        _remove(client, container.id)
+
+
 def _missing_image(client: DockerClient, suite: Suite) -> str | None:
     import docker.errors
 
@@ -160,7 +226,7 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
     name = f"{suite.model_name or suite.name}-{secrets.token_hex(4)}"
     # Every interface: what the engine publishes comes in from outside of the container.
     command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, name))  # noqa: S104
-    variables = {"PYTHONUNBUFFERED": "1", **_inherited(), **suite.env, **command.env}
+    variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_CACHE": _CACHE, **_inherited(), **suite.env, **command.env}
     spec = Spec(
         name=name,
         image=image_of(suite),
@@ -226,9 +292,18 @@ def _volumes(suite: Suite) -> dict[str, dict[str, str]]:
         source, target, mode = (*expand(text, key="docker.volumes").split(":"), "rw")[:3]
         mounts[str((suite.path.parent / os.path.expanduser(source)).absolute())] = {"bind": target, "mode": mode}  # noqa: PTH111
     model = model_of(suite)
-    if os.path.isdir(model):  # noqa: PTH112 - a name on a hub is no path
+    if model.startswith("/"):
         mounts.setdefault(model, {"bind": model, "mode": "ro"})
+    elif suite.engine not in _WITHOUT_FILES:
+        mounts.setdefault(str(_cache_of(suite)), {"bind": _CACHE, "mode": "rw"})
     return mounts
+
+
+def _cache_of(suite: Suite) -> Path:
+    """Return the cache of hub models on this machine, which is made: else Docker would, and as root."""
+    cache = hub_cache({**os.environ, **environment_of(suite)})
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache.absolute()
 
 
 def _await_removal(client: DockerClient, name: str) -> None:
