@@ -19,9 +19,5 @@ def builtin_deployer(name: str) -> Deployer | None:
     from pytest_autotune.deploy.endpoint import EndpointDeployer
     from pytest_autotune.deploy.local import LocalDeployer
 
-    makers: dict[str, Callable[[], Deployer]] = {
-        "local": LocalDeployer,
-        "docker": DockerDeployer,
-        "endpoint": EndpointDeployer,
-    }
-    return makers[name]() if name in makers else None
+    makers: tuple[Callable[[], Deployer], ...] = (LocalDeployer, DockerDeployer, EndpointDeployer)
+    return makers[BUILTIN.index(name)]() if name in BUILTIN else None

@@ -24,7 +24,7 @@ import docker
 import docker.errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 SAYS = "[autotune] "  # begins each line that is not the container's
@@ -41,13 +41,13 @@ class Spec:
 
     name: str
     image: str
-    argv: tuple[str, ...]  # replaces the image's entrypoint
-    variables: tuple[str, ...]  # names
+    argv: Sequence[str]  # replaces the image's entrypoint
+    variables: Sequence[str]  # names
     labels: Mapping[str, str]
     stop_s: float  # from SIGTERM to SIGKILL
     pull: str = "missing"  # or "always", "never"
     port: int | None = None  # in the container; published on the loopback interface, where Docker finds a free one
-    gpus: tuple[str, ...] | int = 0  # ids, or how many of any
+    gpus: Sequence[str] | int = 0  # ids, or how many of any
     volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # more of docker-py's ``containers.create``
 
@@ -63,7 +63,7 @@ class _Stopped(Exception):
 def main(text: str) -> NoReturn:
     """Run the container of a `Spec`, and end as it does."""
     written: dict[str, Any] = json.loads(text)
-    spec = Spec(**{name: tuple(value) if isinstance(value, list) else value for name, value in written.items()})
+    spec = Spec(**written)
 
     def stop(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -90,7 +90,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
-        spec.argv[1:],
+        list(spec.argv[1:]),
         entrypoint=[spec.argv[0]],
         name=spec.name,
         environment={name: os.environ[GIVEN + name] for name in spec.variables},
@@ -149,7 +149,7 @@ def _follow(output: Any) -> None:
         sys.stdout.buffer.flush()
 
 
-def _requested(gpus: tuple[str, ...] | int) -> dict[str, Any]:
+def _requested(gpus: Sequence[str] | int) -> dict[str, Any]:
     return {"count": gpus} if isinstance(gpus, int) else {"device_ids": list(gpus)}
 
 

@@ -10,7 +10,6 @@ import secrets
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.deploy import leftovers
@@ -24,6 +23,7 @@ from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from docker import DockerClient
 
@@ -188,10 +188,8 @@ def _run_once(
     try:
         container.start()
         status = container.wait(timeout=timeout_s)["StatusCode"]
-        said, complained = (
-            container.logs(stdout=out, stderr=not out).decode(errors="replace") for out in (True, False)
-        )
-        return subprocess.CompletedProcess(list(argv), status, said, complained)
+        told = [container.logs(stdout=out, stderr=not out).decode(errors="replace") for out in (True, False)]
+        return subprocess.CompletedProcess(list(argv), status, *told)
     except requests.exceptions.ReadTimeout:
         raise subprocess.TimeoutExpired(list(argv), timeout_s) from None
     except docker.errors.DockerException as error:

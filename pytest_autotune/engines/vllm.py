@@ -15,7 +15,7 @@ from pytest_autotune.deploy.docker import in_container
 from pytest_autotune.engines import causes, requirements, vllm_layout, vllm_rules
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
-from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
+from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation, run_here
 from pytest_autotune.engines.roofline import Served, gpu_named
 from pytest_autotune.engines.transformer import read_transformer
 from pytest_autotune.errors import MissingRequirement
