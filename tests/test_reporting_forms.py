@@ -365,7 +365,7 @@ strings = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c.d", "e-f"]), strings, min_size=1), strings)
 def test_every_value_reaches_the_server_as_it_was(tmp_path_factory, given_settings, value):
     arguments = []
