@@ -1,4 +1,4 @@
-"""The best configuration, and that of each tier, as files: `best.json` for programs, scripts that start the server."""
+"""The best configuration, and that of each tier, as files: `best.json` for programs, and what starts the server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.records import utc_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
+from pytest_autotune.reporting.kubernetes import helm_values, kubernetes_manifest
+from pytest_autotune.reporting.manifests import compose_file, docker_script, vllm_config
+from pytest_autotune.reporting.recipe import recipe_of
 from pytest_autotune.reporting.sending import client_shares
 from pytest_autotune.selection import NOISE
 
@@ -27,30 +30,40 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Check, Limit
 
 SCHEMA = 1
+CONTAINED = {
+    "docker.sh": docker_script,
+    "compose.yaml": compose_file,
+    "kubernetes.yaml": kubernetes_manifest,
+    "helm.yaml": helm_values,
+}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def write_best(directory: Path, report: SuiteReport) -> tuple[Path, ...]:
     """Write `best.json`, and `best.sh` when a command line started the server; return what was written.
 
-    Each tier has a `best.<tier>.sh`. Nothing is written when no configuration was selected, neither for the suite's
-    own limits nor for a tier. Each file appears whole or not at all.
+    Each tier has a `best.<tier>.sh`. Beside a script are the forms to deploy, where the engine has some. Nothing is
+    written when no configuration was selected, neither for the suite's own limits nor for a tier. Each file appears
+    whole or not at all.
     """
     best = report.selection.best
     if best is None and not any(tier.best for tier in report.tiers):
         return ()
     written = [directory / "best.json"]
-    text = json.dumps(best_document(report, best), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomically(written[0], text + "\n")
-    own = [("best.sh", report, best, "")]
-    tiers = [
-        (f"best.{tier.name}.sh", dataclasses.replace(report, address=tier.address), tier.best, tier.name)
-        for tier in report.tiers
+    document = json.dumps(best_document(report, best), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomically(written[0], document + "\n")
+    chosen = [
+        ("", report, best),
+        *((tier.name, dataclasses.replace(report, address=tier.address), tier.best) for tier in report.tiers),
     ]
-    for name, of, judged, tier in (*own, *tiers):
-        if judged is not None and judged.trial.argv:
-            written.append(directory / name)
-            write_atomically(written[-1], best_script(of, judged, tier=tier), executable=True)
+    started = [(tier, of, judged) for tier, of, judged in chosen if judged is not None and judged.trial.argv]
+    files = {_named(tier, "sh"): best_script(of, judged, tier=tier) for tier, of, judged in started}
+    for tier, of, judged in started:
+        for form, text in best_forms(of, judged, tier=tier).items():
+            files.setdefault(_named(tier, form), text)  # a tier may be called docker: its script comes first
+    for name, text in files.items():
+        written.append(directory / name)
+        write_atomically(written[-1], text, executable=name.endswith(".sh"))
     return tuple(written)
 
 
@@ -116,6 +129,19 @@ def best_script(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> st
     return "\n".join(lines) + "\nexec " + " \\\n  ".join(script_words(words)) + "\n"
 
 
+def best_forms(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> dict[str, str]:
+    """Return the selected server in each form to deploy it, by the end of the file's name; nothing without any.
+
+    A version that is no release has no image: only its configuration file can be told.
+    """
+    remarks = [mask_text(line, report.secrets) for line in _remarks(report, best, tier)]
+    recipe = recipe_of(report, best, tier=tier, remarks=remarks)
+    if recipe is None:
+        return {}
+    contained = {form: write(recipe) for form, write in CONTAINED.items()} if recipe.container.tag else {}
+    return {**contained, "vllm.yaml": vllm_config(recipe)}
+
+
 def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
     trial = judged.trial
     return {
@@ -164,6 +190,10 @@ def _tier_best(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "capacity": None if judged.capacity is None else judged.capacity.number,
         "metrics": None if judged.best is None else judged.best.record.metrics,
     }
+
+
+def _named(tier: str, form: str) -> str:
+    return f"best.{tier}.{form}" if tier else f"best.{form}"
 
 
 def _repeat(again: JudgedTrial) -> dict[str, Any]:
