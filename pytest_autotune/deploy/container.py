@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 SAYS = "[autotune] "  # begins each line that is not the container's
-OUT_OF_MEMORY = "OOMKilled: "
+OUT_OF_MEMORY = "out of memory: "
 CANNOT_START = 125  # exit status, as of ``docker run``: there was no container, or it could not be started
 GIVEN = "PYTEST_AUTOTUNE_GIVES_"  # before the name of a variable of the container
 _LOG_S = 10.0  # for the rest of the output of a container that has ended
@@ -158,7 +158,7 @@ def _ended(attributes: Mapping[str, Any]) -> str:
     state, limit = attributes["State"], attributes["HostConfig"].get("Memory") or 0
     if state.get("OOMKilled"):
         of = f" of {limit / 2**20:.0f} MiB" if limit else ""
-        return f"{OUT_OF_MEMORY}the container ran into its memory limit{of}"
+        return f"{OUT_OF_MEMORY}it ran into its memory limit{of}"
     return f"the container ended: {state['Error']}" if state.get("Error") else ""
 
 

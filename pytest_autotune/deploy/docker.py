@@ -99,7 +99,8 @@ class DockerServer(GuardedServer):
         said = [line for line in self.log_tail().splitlines() if line.startswith(container.SAYS)]
         last = said[-1].removeprefix(container.SAYS) if said else ""
         if last.startswith(container.OUT_OF_MEMORY):
-            return Cause(CauseKind.OUT_OF_MEMORY, last.removeprefix(container.OUT_OF_MEMORY), (said[-1],))
+            said_of_it = last.removeprefix(container.OUT_OF_MEMORY)
+            return Cause(CauseKind.OUT_OF_MEMORY, said_of_it, (said[-1],), of="container")
         if self.process.returncode == container.CANNOT_START and last:
             return Cause(CauseKind.CRASH, f"no container: {last}", (said[-1],))
         return super().why_gone()
