@@ -48,7 +48,7 @@ class Spec:
     pull: str = "missing"  # or "always", "never"
     port: int | None = None  # in the container; published on the loopback interface, where Docker finds a free one
     gpus: Sequence[str] | int = 0  # ids, or how many of any
-    volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    volumes: Sequence[str] = ()  # source:target:mode
     options: Mapping[str, Any] = field(default_factory=dict)  # more of docker-py's ``containers.create``
 
     def text(self) -> str:
@@ -96,7 +96,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         environment={name: os.environ[GIVEN + name] for name in spec.variables},
         labels=dict(spec.labels),
         ports={} if spec.port is None else {f"{spec.port}/tcp": ("127.0.0.1", None)},
-        volumes={source: dict(mount) for source, mount in spec.volumes.items()},
+        volumes=list(spec.volumes),
         device_requests=devices,
         **spec.options,
     )

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from docker import DockerClient
@@ -88,7 +89,7 @@ class DockerServer(GuardedServer):
     """A running server in a container; what is guarded is the process that stands in for it (`container`)."""
 
     def __init__(self, client: DockerClient, spec: Spec, launch: Launch, **started: Any) -> None:
-        super().__init__(launch, url="", model_name=spec.name, argv=_command_line(spec), **started)
+        super().__init__(launch, url="", model_name=spec.name, argv=_command_line(spec, launch.suite.env), **started)
         self._client = client
         self._name = spec.name
 
@@ -132,14 +133,15 @@ def connect() -> DockerClient:
         import docker
     except ImportError:
         raise MissingRequirement("deploy: docker needs docker-py: pip install 'pytest-autotune[docker]'") from None
-    with contextlib.ExitStack() as undo:
-        try:
+    where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    try:
+        _knock(where)
+        with contextlib.ExitStack() as undo:
             client = undo.enter_context(contextlib.closing(docker.from_env()))
             client.ping()
-        except docker.errors.DockerException as error:
-            where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-            raise DeployError(f"no Docker engine answers at {where}: {error}; start it, or set DOCKER_HOST") from error
-        undo.pop_all()
+            undo.pop_all()
+    except (OSError, docker.errors.DockerException) as error:
+        raise DeployError(f"no Docker engine answers at {where}: {error}; start it, or set DOCKER_HOST") from error
     return client
 
 
@@ -217,6 +219,14 @@ def image_of(suite: Suite) -> str:
     return expand(suite.docker.image or "", key="docker.image")
 
 
+def _knock(where: str) -> None:
+    """Raise `OSError` where nobody listens on a socket in the file system: docker-py would leave its own one open."""
+    scheme, _, path = where.partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+
+
 def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> DockerServer:
     """Return a ready server whose teardown is pushed to `held`."""
     from pytest_autotune.deploy.container import GIVEN, Spec
@@ -265,11 +275,12 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
     return server
 
 
-def _command_line(spec: Spec) -> tuple[str, ...]:
-    """Return what starts the same server by hand; variables get their values from the environment."""
+def _command_line(spec: Spec, named: Iterable[str]) -> tuple[str, ...]:
+    """Return what starts the same server by hand; the variables that are `named` are taken from the environment."""
     options = [f"--publish=127.0.0.1:{PORT}:{spec.port}", f"--entrypoint={spec.argv[0]}"]
-    options += [f"--env={name}" for name in spec.variables]
-    options += [f"--volume={source}:{mount['bind']}:{mount['mode']}" for source, mount in spec.volumes.items()]
+    options += [f"--env={name}" for name in named]
+    options += [f"--volume={volume}" for volume in spec.volumes]
+    options += [f"--env=HF_HUB_CACHE={_CACHE}"] if any(f":{_CACHE}:" in volume for volume in spec.volumes) else []
     options += [f"--gpus={spec.gpus}"] if spec.gpus else []
     options += [f"--{_OPTIONS[name]}={value}" for name, value in spec.options.items() if name in _OPTIONS]
     return ("docker", "run", "--rm", *options, spec.image, *spec.argv[1:])
@@ -284,17 +295,17 @@ def _inherited() -> dict[str, str]:
     return found
 
 
-def _volumes(suite: Suite) -> dict[str, dict[str, str]]:
-    """Return the mounts by their source: those of the suite, and a local model at its own path, read-only."""
-    mounts: dict[str, dict[str, str]] = {}
+def _volumes(suite: Suite) -> list[str]:
+    """Return the mounts, ``source:target:mode``: those of the suite, and a local model at its own path, read-only."""
+    mounts = []
     for text in suite.docker.volumes:
         source, target, mode = (*expand(text, key="docker.volumes").split(":"), "rw")[:3]
-        mounts[str((suite.path.parent / os.path.expanduser(source)).absolute())] = {"bind": target, "mode": mode}  # noqa: PTH111
+        mounts.append(f"{(suite.path.parent / os.path.expanduser(source)).absolute()}:{target}:{mode}")  # noqa: PTH111
     model = model_of(suite)
     if model.startswith("/"):
-        mounts.setdefault(model, {"bind": model, "mode": "ro"})
+        mounts.append(f"{model}:{model}:ro")
     elif suite.engine not in _WITHOUT_FILES:
-        mounts.setdefault(str(_cache_of(suite)), {"bind": _CACHE, "mode": "rw"})
+        mounts.append(f"{_cache_of(suite)}:{_CACHE}:rw")
     return mounts
 
 
