@@ -17,6 +17,7 @@ from pytest_autotune.samples import Level
 from pytest_autotune.space import Value
 from pytest_autotune.spelling import show
 from pytest_autotune.suite import SENDING
+from pytest_autotune.suite_docker import DockerBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,7 @@ class Served(BaseModel):
     url: str | None = None
     model_name: str | None = None
     gpus: int | None = None
+    docker: DockerBlock = DockerBlock()
 
 
 class Baseline(BaseModel):

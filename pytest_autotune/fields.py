@@ -249,6 +249,21 @@ def _read_positive_duration(value: Any) -> float:
     return seconds
 
 
+def _read_positive_size(value: Any) -> int:
+    size = units.size(value)
+    if size <= 0:
+        raise ValueError(f"{show(value)} must be more than 0; write e.g. 512MiB, 16GiB")
+    return size
+
+
+def _read_texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_read_text(value),)
+    if not isinstance(value, list):
+        raise ValueError(f"{show(value)} is not a list of texts")
+    return tuple(_read_text(text) for text in value)
+
+
 def _read_screen(value: Any) -> float:
     share = units.percentage(value)
     if not SCREEN[0] <= share <= SCREEN[1]:
@@ -297,6 +312,12 @@ Screen = Annotated[
 ]
 Command = Annotated[
     tuple[str, ...], as_written(read_command), WithJsonSchema({"anyOf": [{"type": "string"}, _ARGUMENTS]})
+]
+PositiveSize = Annotated[int, as_written(_read_positive_size), Field(gt=0), WithJsonSchema({"type": "string"})]
+Texts = Annotated[
+    tuple[str, ...],
+    as_written(_read_texts),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
 ]
 Env = Annotated[
     dict[str, str],

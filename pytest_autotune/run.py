@@ -55,6 +55,7 @@ class Run:
         self.started_at = utc_now()
         self.reporter: Reporter | None = None
         self._plans: dict[str, Plan] = {}
+        self._swept: set[str] = set()  # ways to deploy whose leftovers were removed in this process
         self._firsts: dict[str, dict[str, list[Configuration]]] = {}  # by node id: what a search begins with
         self._documents: dict[str, dict[str, Mapping[str, Any]]] = {}  # by run and study: the suite as it was then
         self._resources = ExitStack()
@@ -193,10 +194,14 @@ class Run:
 
     def missing(self, plan: Plan) -> tuple[str, ...]:
         """Say what this machine lacks for the plan, one sentence each."""
+        from pytest_autotune.deploy.server import Preflight
         from pytest_autotune.errors import MissingRequirement
         from pytest_autotune.plan import missing_requirements
 
         missing = missing_requirements(plan, self.settings.output)
+        deployer = self._deployer(plan.suite)
+        if isinstance(deployer, Preflight):
+            missing = (*missing, *deployer.missing(plan.suite))
         try:
             self._generator(plan.suite)
         except MissingRequirement as error:
@@ -373,6 +378,10 @@ class Run:
         if deployer is None:
             hint = nearest(name, BUILTIN)
             raise suite.error(f"{name!r} is unknown{hint}; there are {', '.join(BUILTIN)}", "deploy")
+        if name not in self._swept:
+            self._swept.add(name)
+            for line in deployer.sweep():
+                log.warning("%s", line)
         return deployer
 
     def _generator(self, suite: Suite) -> LoadGenerator:

@@ -38,6 +38,7 @@ from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
+from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import Terms
 from pytest_autotune.suite_load import LoadBlock
 
@@ -205,7 +206,10 @@ class Plain(Block):
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
     deploy: Identifier = Field(
-        default="local", description="How servers are run: local, endpoint, or a deployer that a plugin adds."
+        default="local", description="How servers are run: local, docker, endpoint, or a deployer that a plugin adds."
+    )
+    docker: DockerBlock = Field(
+        default=DockerBlock(), description="deploy: docker: the image, and what a container gets of the machine."
     )
     description: AnyText = Field(default="", description="What the suite is for.")
     fixed: Fixed = Field(

@@ -18,6 +18,7 @@ from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_st
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
 from pytest_autotune.suite_load import (
     ColumnsBlock,
@@ -120,6 +121,7 @@ class SuiteFile(Plain):
 
 _BLOCKS: dict[tuple[str | int, ...], type[Block]] = {
     (): SuiteFile,
+    ("docker",): DockerBlock,
     ("load",): LoadBlock,
     ("load", "stages"): StageBlock,
     ("load", "replay"): ReplayBlock,
@@ -264,6 +266,10 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
             if getattr(file, key):
                 collector.note((key,), "an endpoint's settings cannot be changed; remove the key")
         return
+    if file.deploy == "docker" and file.docker.image is None:
+        collector.note(("deploy",), "'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0")
+    if file.deploy != "docker" and "docker" in file.model_fields_set:
+        collector.note(("docker",), "only for deploy: docker; remove it, or write deploy: docker")
     if file.url is not None:
         collector.note(("url",), "only an endpoint has a url; remove it or write engine: endpoint")
     if file.engine in _NEED_MODEL and file.model is None:

@@ -38,6 +38,8 @@ def schema_text() -> str:
 
 
 def _written_default(field: dict[str, Any]) -> dict[str, Any]:
-    """Write the default of a duration as a suite would: ``30s`` instead of 30.0."""
+    """Write the default of a duration or a size as a suite would: ``30s`` instead of 30.0."""
     default = field.get("default")
+    if isinstance(default, int) and field.get("type") == "string":
+        return {**field, "default": f"{default / 2**30:g}GiB"}
     return {**field, "default": f"{default:g}s"} if isinstance(default, float) else field

@@ -222,6 +222,7 @@ class LiveTrial:
             log=directory / "server.log",
             owner=bench.owner,
             on_phase=lambda phase: bench.announce(self, phase, None),
+            gpus=0 if plan.installed.simulated else self.gpus,
         )
         record = partial(record, server_log=str(launch.log))
         try:

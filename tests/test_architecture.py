@@ -18,7 +18,17 @@ LAYERS = [
     {"space", "constraints", "slo", "capacity"},
     {"records", "budget", "sequential", "pricing"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
-    | {"suite", "suite_file", "suite_space", "suite_price", "suite_gate", "suite_schema", "baseline", "presets"},
+    | {
+        "suite",
+        "suite_file",
+        "suite_docker",
+        "suite_space",
+        "suite_price",
+        "suite_gate",
+        "suite_schema",
+        "baseline",
+        "presets",
+    },
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
     {"store", "baselines", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}

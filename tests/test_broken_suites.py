@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -813,6 +813,26 @@ BROKEN = [
         id="endpoint with parameters",
     ),
     pytest.param(
+        "name: chat\nengine: sim\nmodel: m\ndeploy: docker\n",
+        "chat.yaml:4: deploy: 'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0",
+        id="container without an image",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: m\ndocker: {image: a}\n",
+        "chat.yaml:4: docker: only for deploy: docker; remove it, or write deploy: docker",
+        id="image without a container",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, memory: 0}\n",
+        "chat.yaml:4: docker.memory: 0 must be more than 0; write e.g. 512MiB, 16GiB",
+        id="container without memory",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, volumes: 7}\n",
+        "chat.yaml:4: docker.volumes: 7 is not a list of texts",
+        id="volumes that are none",
+    ),
+    pytest.param(
         "name: chat\nengine: endpoint\ndeploy: local\nurl: http://localhost:8000\n",
         "chat.yaml:3: deploy: 'local' starts servers, but engine: endpoint is already running",
         id="endpoint that is deployed",
@@ -1171,6 +1191,7 @@ KEYS = [
     "engine",
     "model",
     "deploy",
+    "docker",
     "description",
     "fixed",
     "env",

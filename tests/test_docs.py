@@ -23,6 +23,7 @@ RESULTS = (ROOT / "docs" / "results.md").read_text()
 SCHEMA = suite_schema()
 BLOCKS = {
     "The suite": SCHEMA["properties"],
+    "Containers": SCHEMA["$defs"]["DockerBlock"]["properties"],
     "Load": SCHEMA["$defs"]["LoadBlock"]["properties"],
     "Search": SCHEMA["$defs"]["SearchBlock"]["properties"],
     "Timeouts": SCHEMA["$defs"]["TimeoutsBlock"]["properties"],

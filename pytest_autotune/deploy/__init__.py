@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_autotune.deploy.server import Deployer
 
 
-BUILTIN = ("local", "endpoint")
+BUILTIN = ("local", "docker", "endpoint")
 
 
 def builtin_deployer(name: str) -> Deployer | None:
     """Return the deployer for ``deploy: name``, or None for a name that no built-in one has."""
+    from pytest_autotune.deploy.docker import DockerDeployer
     from pytest_autotune.deploy.endpoint import EndpointDeployer
     from pytest_autotune.deploy.local import LocalDeployer
 
-    return {"local": LocalDeployer, "endpoint": EndpointDeployer}.get(name, lambda: None)()
+    makers: tuple[Callable[[], Deployer], ...] = (LocalDeployer, DockerDeployer, EndpointDeployer)
+    return makers[BUILTIN.index(name)]() if name in BUILTIN else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ class Launch:
     log: Path  # the server's whole output goes here; the parent directory exists
     owner: str  # of `leftovers.owner_id(run_id)`: how leftovers of a dead run are recognised
     on_phase: Callable[[str], None]  # called with "start", "ready" as the deployment enters each
+    gpus: int = 0  # of the machine's, that the server takes; a simulated one takes none
 
 
 class Server(Protocol):
@@ -41,6 +42,14 @@ class Server(Protocol):
 
     def log_tail(self, lines: int = 40) -> str:
         """Return the last lines of the server's log."""
+
+
+@runtime_checkable
+class Preflight(Protocol):
+    """A deployer that can say beforehand what it lacks."""
+
+    def missing(self, suite: Suite) -> tuple[str, ...]:
+        """Return one sentence for each thing that servers of `suite` need and that is not here; start nothing."""
 
 
 class Deployer(Protocol):

@@ -16,7 +16,9 @@ from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    Run = Callable[[Sequence[str], Mapping[str, str], float], subprocess.CompletedProcess[str]]
 
 FORMAT = 1  # of the cache files; a file in another format has another name
 WHERE_S = 30.0
@@ -32,6 +34,20 @@ class Installation:
     flags: Mapping[str, Flag]
 
 
+def run_here(argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a command on this machine, with what `env` adds to our own variables; never raises for its exit status."""
+    return subprocess.run(
+        argv,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 def default_cache_dir() -> Path:
     """Return where answers are kept: they belong to the machine, not to a project."""
     caches = os.environ.get("XDG_CACHE_HOME")
@@ -39,15 +55,15 @@ def default_cache_dir() -> Path:
 
 
 def find_installation(
-    python: str, *, env: Mapping[str, str], cache_dir: Path, timeout_s: float = FLAGS_S
+    python: str, *, env: Mapping[str, str], cache_dir: Path, timeout_s: float = FLAGS_S, run: Run = run_here
 ) -> Installation | None:
-    """Return the vLLM that `python` imports, or None when it has none.
+    """Return the vLLM that `python` imports where `run` runs it, or None when it has none.
 
     The first answer takes seconds, because vLLM is imported for it; it is kept in `cache_dir` until
     the installation changes. Any number of processes may ask at once. Raise `MissingRequirement`
     when the interpreter does not answer within `timeout_s`, or fails.
     """
-    where = _ask(python, "where", env=env, timeout_s=WHERE_S)
+    where = _ask(run, python, "where", env=env, timeout_s=WHERE_S)
     if not where:
         return None
     key = json.dumps([FORMAT, python, where, sorted(env.items())])
@@ -55,25 +71,16 @@ def find_installation(
     try:
         return _installation(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):  # not asked before, or the file is damaged: ask again
-        answer = _ask(python, "flags", env=env, timeout_s=timeout_s)
+        answer = _ask(run, python, "flags", env=env, timeout_s=timeout_s)
     installation = _installation(answer)
     _keep(path, answer)
     return installation
 
 
-def _ask(python: str, question: str, *, env: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+def _ask(run: Run, python: str, question: str, *, env: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
     source = resources.files("pytest_autotune.engines").joinpath("vllm_probe.py").read_text(encoding="utf-8")
     try:
-        done = subprocess.run(
-            [python, "-c", source, question],
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
+        done = run([python, "-c", source, question], env, timeout_s)
     except subprocess.TimeoutExpired:
         raise MissingRequirement(f"{python} did not tell which vLLM it has within {timeout_s:g} s") from None
     except OSError as error:

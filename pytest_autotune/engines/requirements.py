@@ -44,6 +44,8 @@ def interpreter_of(suite: Suite) -> str:
     A relative path counts from the suite's file; a bare name is looked up in ``PATH``. Raise
     `MissingRequirement` when there is no such interpreter.
     """
+    if suite.deploy == "docker":
+        return suite.engine_python or "python3"  # of the image, in which nothing can be looked up
     if suite.engine_python is None:
         return sys.executable
     return _interpreter(suite.engine_python, suite, key="engine_python")
@@ -100,7 +102,7 @@ def _missing_on_hub(model: str, variables: Mapping[str, str]) -> str | None:
         return f"model: {model!r} is neither a directory nor a hub id like organisation/name"
     if any(_snapshots(model, variables).glob("*/config.json")):
         return None
-    cache = _hub_cache(variables)
+    cache = hub_cache(variables)
     for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if variables.get(switch, "").upper() in {"1", "ON", "YES", "TRUE"}:
             return f"model: {model} is not in {cache}, and {switch} is set"
@@ -184,10 +186,10 @@ def _local(model: str, suite: Suite) -> Path:
 
 
 def _snapshots(model: str, variables: Mapping[str, str]) -> Path:
-    return _hub_cache(variables) / f"models--{model.replace('/', '--')}" / "snapshots"
+    return hub_cache(variables) / f"models--{model.replace('/', '--')}" / "snapshots"
 
 
-def _hub_cache(variables: Mapping[str, str]) -> Path:
+def hub_cache(variables: Mapping[str, str]) -> Path:
     """Return the cache of hub models by the rules of `huggingface_hub`, without importing it."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if variables.get(name):

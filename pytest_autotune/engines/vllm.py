@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_autotune.deploy.docker import in_container
 from pytest_autotune.engines import causes, requirements, vllm_layout, vllm_rules
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
-from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation
+from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation, run_here
 from pytest_autotune.engines.roofline import Served, gpu_named
 from pytest_autotune.engines.transformer import read_transformer
 from pytest_autotune.errors import MissingRequirement
@@ -43,6 +44,8 @@ RESERVED = {
     "api-key": "the load generator sends none",
     "hf-token": "secrets belong into the environment: env: {HF_TOKEN: ${HF_TOKEN}}",
 }
+_ON_THIS_MACHINE = ("local", "docker")
+_NO_VLLM = "needs vLLM: `pip install vllm`, or set engine_python: to a Python that has it"
 _THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 _NON_DEFAULT = re.compile(r"non-default args: \{(?P<items>.*)\}\s*$", re.MULTILINE)
 _KEY = re.compile(r"\s*(?P<quote>['\"])(?P<name>\w+)(?P=quote):\s*")
@@ -68,7 +71,7 @@ class VllmEngine:
 
     def __init__(self, *, cache_dir: Path | None = None) -> None:
         self._cache_dir = cache_dir
-        self._asked: dict[tuple[str, tuple[tuple[str, str], ...]], Installation | MissingRequirement] = {}
+        self._asked: dict[tuple[str | None, str, tuple[tuple[str, str], ...]], Installation | MissingRequirement] = {}
         self._seen: tuple[Suite, _Surroundings] | None = None
 
     def inspect(self, suite: Suite) -> Installed:
@@ -107,7 +110,7 @@ class VllmEngine:
         """
         installation = self._installation(suite)
         argv = [
-            *(_all_cores_but_one() if installation.device == "cpu" and _THREADS not in suite.env else ()),
+            *(_all_cores_but_one() if self._may_bind(suite, installation) else ()),
             *(requirements.interpreter_of(suite), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", requirements.model_of(suite), "--served-model-name", address.model_name),
             *("--host", address.host, "--port", str(address.port)),
@@ -115,6 +118,9 @@ class VllmEngine:
         ]
         # Without the development mode there is no way to empty the prefix cache between batches.
         return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
+
+    def _may_bind(self, suite: Suite, installation: Installation) -> bool:
+        return suite.deploy == "local" and installation.device == "cpu" and _THREADS not in suite.env
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return the product of the parallel sizes; 0 on a build for CPUs."""
@@ -139,7 +145,7 @@ class VllmEngine:
         version = here.installation.version
         if problem := vllm_rules.contradiction(settings, here.checkpoint.config, flags=flags, version=version):
             return Cause(CauseKind.BAD_ARGUMENT, problem)
-        if here.installation.device != "cuda" or suite.deploy != "local":
+        if here.installation.device != "cuda" or suite.deploy not in _ON_THIS_MACHINE:
             return None
         if lacking := requirements.too_few_gpus(len(here.gpus), suite.gpus or requirements.parallel_gpus(settings)):
             return Cause(CauseKind.BAD_ARGUMENT, lacking)
@@ -151,7 +157,7 @@ class VllmEngine:
 
     def served(self, suite: Suite) -> Served | None:
         """Return the model by its files, and the one kind of GPUs of this machine; the log says what is not known."""
-        if suite.deploy != "local":
+        if suite.deploy not in _ON_THIS_MACHINE:
             return None
         try:
             gpus, files = requirements.gpus_here(suite), requirements.files_of_model(suite)
@@ -210,12 +216,16 @@ class VllmEngine:
     def _installation(self, suite: Suite) -> Installation:
         python = requirements.interpreter_of(suite)
         env = requirements.environment_of(suite)
-        key = (python, tuple(sorted(env.items())))
+        image = suite.docker.image if suite.deploy == "docker" else None
+        key = (image, python, tuple(sorted(env.items())))
         if key not in self._asked:
             try:
                 self._asked[key] = find_installation(
-                    python, env=env, cache_dir=self._cache_dir or default_cache_dir()
-                ) or MissingRequirement("needs vLLM: `pip install vllm`, or set engine_python: to a Python that has it")
+                    python,
+                    env=env,
+                    cache_dir=self._cache_dir or default_cache_dir(),
+                    run=run_here if image is None else in_container(suite),
+                ) or MissingRequirement(_NO_VLLM if image is None else f"{python} of {image} has no vLLM")
             except MissingRequirement as error:
                 self._asked[key] = error
         found = self._asked[key]

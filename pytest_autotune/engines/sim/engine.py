@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest_autotune
+from pytest_autotune.engines import requirements
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Flag, Installed
 from pytest_autotune.engines.flags import flag_name, merged, to_argv
 from pytest_autotune.engines.sim.arguments import MANAGED, build_parser
@@ -60,7 +61,7 @@ class SimEngine:
         """Start this very package in this very interpreter."""
         model = () if suite.model is None else ("--model", suite.model)
         argv = (
-            sys.executable,
+            requirements.interpreter_of(suite) if suite.deploy == "docker" else sys.executable,
             "-m",
             "pytest_autotune.engines.sim",
             *("--host", address.host, "--port", str(address.port)),
@@ -68,6 +69,8 @@ class SimEngine:
             *("--served-model-name", address.model_name),
             *to_argv(merged(suite.fixed, configuration), server_flags()),
         )
+        if suite.deploy == "docker":  # the image has the package
+            return Command(argv=argv)
         home = str(Path(pytest_autotune.__file__).resolve().parent.parent)
         path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
         return Command(argv=argv, env={"PYTHONPATH": path})
