@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,24 +118,37 @@ def test_an_engine_that_does_not_answer_is_named(monkeypatch, tmp_path):
 
 @contextlib.contextmanager
 def owner(run, tmp_path):
-    with subprocess.Popen([sys.executable, OWNER, run, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+    """Run a process that owns a deployment; the second value waits for a phase, and returns what is said with it."""
+    command = [sys.executable, OWNER, run, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def await_phase(phase):
+            return next(line.split()[1:] for line in process.stdout if line.split()[0] == phase)
+
         try:
-            yield process, int(process.stdout.readline())
+            yield process, await_phase
         finally:
             process.kill()
 
 
-def test_a_killed_owner_leaves_no_container_where_its_guard_lives(containers, tmp_path):
-    with owner("killed-owner", tmp_path) as (process, _):
-        assert len(containers("killed-owner")) == 1
+@pytest.mark.parametrize("phase", ["launch", "start", "ready", "load", "stop"])
+def test_a_killed_owner_leaves_no_container_where_its_guard_lives(containers, tmp_path, phase):
+    run = f"killed-at-{phase}"
+    with owner(run, tmp_path) as (process, await_phase):
+        if phase == "stop":
+            await_phase("load")
+            process.stdin.close()
+        await_phase(phase)
         process.kill()
-        eventually(lambda: not containers("killed-owner") and not tagged("killed-owner"), within_s=15)
+        process.wait()
+        eventually(lambda: not containers(run) and not tagged(run), within_s=15)
 
 
 def test_a_killed_owner_and_guard_leave_no_container_to_the_next_run(containers, tmp_path):
-    with owner("killed-both", tmp_path) as (process, guard):
+    with owner("killed-both", tmp_path) as (process, await_phase):
+        (guard,) = await_phase("load")
         (name,) = containers("killed-both")
-        signal.pidfd_send_signal(os.pidfd_open(guard), signal.SIGKILL)
+        os.kill(int(guard), signal.SIGKILL)
         process.kill()
         process.wait()
         assert containers("killed-both") == [name]
@@ -146,6 +160,29 @@ def test_the_containers_of_living_owners_are_not_swept(containers, tmp_path):
     with DockerDeployer().deploy(docker_launch(tmp_path / "server.log")) as server:
         assert DockerDeployer().sweep() == ()
         assert containers() == [server.model_name]
+
+
+def test_a_container_that_is_killed_under_load_leaves_the_batches_before(engine, containers, project):
+    text = f'deploy: docker\ndocker: {{image: "{image.IMAGE}", pull: never, shm: 64MiB}}\n'
+    suite = QUICK_SUITE.replace("[2, 64]", "[64]").replace("600ms", "4s").replace("engine: sim\n", f"engine: sim\n{text}")
+    project.suite(suite)
+
+    def batches():
+        with project.store() as store:
+            return [batch for trial in store.trials_of_run(store.runs()[0].id) for batch in trial.batches]
+
+    def kill_in_the_second_batch():
+        eventually(lambda: (project.path / ".autotune" / "results.db").exists() and containers() and batches())
+        engine.containers.get(containers()[0]).kill()
+
+    with ThreadPoolExecutor() as pool:
+        killer = pool.submit(kill_in_the_second_batch)
+        project.run("suites", "--autotune")
+        killer.result()
+    measured, died = batches()
+    assert (measured.level.name, measured.status) == ("c1", "measured")
+    assert (died.level.name, died.status) == ("c8", "died")
+    assert "killed by SIGKILL" in died.reason
 
 
 def test_the_quickstart_has_the_same_best_as_with_local_servers(engine, containers, project):

@@ -132,7 +132,7 @@ def test_a_parameter_with_too_many_values_is_left_to_the_engine(suite, engine):
         ((SUITE[SUITE.index("load:") : SUITE.index("search:")], EMBEDDING), "no load of the kind embeddings"),
         (("model: ./model", "model: some/where-else"), "no config.json that is understood"),
         (("tensor-parallel-size: [1, 2, 4, 8]", "kv-cache-dtype: [nvfp4, turboquant_k8v4]"), "no layout of any"),
-        (("engine: vllm", "engine: vllm\ndeploy: docker"), "does not say what it serves"),
+        (("engine: vllm", "engine: vllm\ndeploy: cluster"), "does not say what it serves"),
     ],
 )
 def test_where_nothing_is_expected_the_log_says_why(suite, engine, caplog, change, message):

@@ -160,7 +160,7 @@ def test_library_is_asked_in_a_process_of_its_own(suite, library):
 
 @pytest.mark.parametrize(
     "change",
-    [("engine: vllm", "engine: sim"), ("engine: vllm", "engine: vllm\ndeploy: docker")],
+    [("engine: vllm", "engine: sim"), ("engine: vllm", "engine: vllm\ndeploy: cluster")],
     ids=["another engine", "another machine"],
 )
 def test_library_is_not_asked_about_what_it_does_not_model(suite, library, change):

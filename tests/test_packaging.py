@@ -90,7 +90,7 @@ def test_extras_are_documented_and_all_has_the_light_ones(metadata):
         for extra in metadata.get_all("Provides-Extra")
     }
     assert set(table((ROOT / "README.md").read_text(), "Extras")) == of.keys()
-    assert of["all"] == of["postgres"] | of["datasets"] | of["dashboard"]
+    assert of["all"] == of["postgres"] | of["datasets"] | of["dashboard"] | of["docker"]
     assert of["all"] | of["docs"] < of["dev"]
 
 

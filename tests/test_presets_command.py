@@ -7,6 +7,11 @@ from pytest_autotune.presets.library import find_preset
 from tests.documents import ROOT, commands
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # whatever runs the tests may say that it has fewer
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A directory `suites` with a preset of its own, in the current directory."""

@@ -19,6 +19,7 @@ from tests.simserver import ROOT, failed_start, sim_server
 class SuiteLike:
     model: str | None = "tiny"
     fixed: dict = field(default_factory=dict)
+    deploy: str = "local"
 
 
 ENGINE = SimEngine()

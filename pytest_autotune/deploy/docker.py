@@ -1,4 +1,4 @@
-"""Deploying a server as a container of the Docker engine, or of one that speaks its API, such as Podman's."""
+"""Deploying a server as a container of the Docker engine."""
 
 from __future__ import annotations
 
