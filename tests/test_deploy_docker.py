@@ -164,7 +164,9 @@ def test_the_containers_of_living_owners_are_not_swept(containers, tmp_path):
 
 def test_a_container_that_is_killed_under_load_leaves_the_batches_before(engine, containers, project):
     text = f'deploy: docker\ndocker: {{image: "{image.IMAGE}", pull: never, shm: 64MiB}}\n'
-    suite = QUICK_SUITE.replace("[2, 64]", "[64]").replace("600ms", "4s").replace("engine: sim\n", f"engine: sim\n{text}")
+    suite = (
+        QUICK_SUITE.replace("[2, 64]", "[64]").replace("600ms", "4s").replace("engine: sim\n", f"engine: sim\n{text}")
+    )
     project.suite(suite)
 
     def batches():
