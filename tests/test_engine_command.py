@@ -53,6 +53,14 @@ def test_a_template_is_filled_in():
     )
 
 
+@pytest.mark.parametrize("executable", ["only-in-the-image", "./serve", "{python}"])
+def test_what_a_container_starts_is_looked_up_in_its_image(executable):
+    boxed = suite(deploy="docker", model=None, command=(executable, "-m", "only_in_the_image", "{port}"))
+    assert CommandEngine().inspect(boxed).missing == ()
+    first, *_ = CommandEngine().command(boxed, {}, ADDRESS).argv
+    assert first == executable.replace("{python}", "python3")
+
+
 @pytest.mark.parametrize(
     ("command", "settings", "filled"),
     [

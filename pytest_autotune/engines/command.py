@@ -42,7 +42,7 @@ class CommandEngine:
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the executable (and Python module), the model and GPUs."""
-        checks = [_missing_executable]
+        checks = [] if suite.deploy == "docker" else [_missing_executable]  # an image is not looked into
         if _names(suite) & {"model"}:
             checks.append(requirements.missing_model)
         if self._needs_gpus(suite):
@@ -124,7 +124,9 @@ def _filled(element: str, suite: Suite, *, settings: Mapping[str, Value], given:
 
 
 def _executable(named: str, suite: Suite) -> str:
-    """Return an executable as it is started: a relative path counts from the suite's file."""
+    """Return an executable as it is started: a relative path counts from the suite's file, or is the image's."""
+    if suite.deploy == "docker":
+        return named
     path = Path(named).expanduser()
     return str(path) if path.is_absolute() or "/" not in named else str((suite.path.parent / path).absolute())
 
