@@ -18,6 +18,7 @@ from pytest_autotune.engines.containers import container_of, settings_start
 from pytest_autotune.reporting.export import best_forms, write_best
 from pytest_autotune.slo import Limit
 from pytest_autotune.suite import TimeoutsBlock
+from pytest_autotune.suite_docker import DockerBlock
 from tests.make_reports import BEST, report, suite
 
 SECRET = "very-secret-value"
@@ -100,6 +101,23 @@ def test_all_forms_are_written_beside_the_script(tmp_path):
 )
 def test_forms_are_told_of_what_can_be_started(fields, expected):
     assert forms(**fields).keys() == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        ("ours/vllm:v7", "ours/vllm:v7"),
+        ("host:5000/vllm", "host:5000/vllm:latest"),
+        ("vllm", "vllm:latest"),
+        ("ours/vllm@sha256:0a1b", "ours/vllm@sha256:0a1b"),
+    ],
+)
+def test_a_server_that_ran_in_a_container_keeps_its_image_and_its_python(image, named):
+    boxed = suite(deploy="docker", docker=DockerBlock(image=image), engine_python="/opt/python")
+    written = forms(of=boxed, engine_version="0.11.1.dev3+gabc")
+    service = service_of(written["compose.yaml"])
+    assert (service["image"], service["entrypoint"][0]) == (named, "/opt/python")
+    assert f" {named} " in written["docker.sh"].replace("\\\n", " ")
 
 
 @pytest.mark.parametrize(

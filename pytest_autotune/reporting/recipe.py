@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_autotune.deploy.docker import image_of
 from pytest_autotune.engines.containers import LEFT_OUT, container_of, settings_start
 from pytest_autotune.engines.registry import builtin
 from pytest_autotune.masking import holds_secret
@@ -75,7 +76,7 @@ def recipe_of(report: SuiteReport, best: JudgedTrial, *, tier: str, remarks: Seq
     A command line that this package did not make is not known, nor is a model whose name holds a secret.
     """
     engine, argv = builtin(report.suite.engine), best.trial.argv
-    container = container_of(report.suite.engine, report.engine_version, gpus=best.trial.gpus)
+    container = _container(report, best)
     start = settings_start(argv)
     if engine is None or container is None or start is None:
         return None
@@ -101,6 +102,20 @@ def recipe_of(report: SuiteReport, best: JudgedTrial, *, tier: str, remarks: Seq
         start_s=report.suite.timeouts.start_s,
         remarks=(*remarks, *_left_to_the_reader(settings, unnamed)),
     )
+
+
+def _container(report: SuiteReport, best: JudgedTrial) -> Container | None:
+    """Return the image that was measured, else the published one of the version that was."""
+    suite = report.suite
+    container = container_of(suite.engine, report.engine_version, gpus=best.trial.gpus)
+    if container is None or suite.deploy != "docker":
+        return container
+    image = image_of(suite)
+    repository, _, tag = image.rpartition(":")
+    if not repository or "/" in tag:  # the colon of a registry's port, or none
+        repository, tag = image, "latest"
+    python, *module = container.entry
+    return replace(container, repository=repository, tag=tag, entry=(suite.engine_python or python, *module))
 
 
 def rendered(words: Sequence[Word], literal: Callable[[str], str], secret: Callable[[str], str]) -> list[str]:
