@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.engines.flags import flag_name, merged
+from pytest_autotune.engines.installation import run_here
 from pytest_autotune.engines.requirements import files_of_model, gpus_here
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.load.lengths import mean_length
@@ -133,15 +134,7 @@ def _tightest_ms(limits: Iterable[Limit], *families: str) -> float:
 def _ask(question: Mapping[str, Any]) -> list[dict[str, int]]:
     source = resources.files("pytest_autotune.engines").joinpath("aiconfigurator_probe.py").read_text(encoding="utf-8")
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", source, json.dumps(question)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-            check=False,
-        )
+        done = run_here([sys.executable, "-c", source, json.dumps(question)], {}, ANSWER_S)
     except subprocess.TimeoutExpired:
         log.info("no prior: aiconfigurator did not answer within %g s", ANSWER_S)
         return []

@@ -117,7 +117,7 @@ class LiveTrial:
         if self._bench.rejudge:
             raise NotRun(NOTHING_DEPLOYED)
         try:
-            self._server = self._deploy_stubbornly()
+            self._server = self._deploy_with_retry()
         except DeployError as failure:
             self.failure = failure
             raise
@@ -192,7 +192,7 @@ class LiveTrial:
             if not self.recorded:
                 self._settle()
 
-    def _deploy_stubbornly(self) -> Server:
+    def _deploy_with_retry(self) -> Server:
         """Deploy, once more when it failed for what may have passed: the network, a full disk, others on the GPUs."""
         from pytest_autotune.engines.engine import CauseKind
 

@@ -45,9 +45,9 @@ class Spec:
     variables: Sequence[str]  # names
     labels: Mapping[str, str]
     stop_s: float  # from SIGTERM to SIGKILL
+    port: int  # in the container; published on the loopback interface, where Docker finds a free one
     pull: str = "missing"  # or "always", "never"
-    port: int | None = None  # in the container; published on the loopback interface, where Docker finds a free one
-    gpus: Sequence[str] | int = 0  # ids, or how many of any
+    gpus: int = 0  # how many of any
     volumes: Sequence[str] = ()  # source:target:mode
     options: Mapping[str, Any] = field(default_factory=dict)  # more of docker-py's ``containers.create``
 
@@ -86,7 +86,7 @@ def main(text: str) -> NoReturn:
 
 def _run(client: docker.DockerClient, spec: Spec) -> int:
     _fetch(client, spec)
-    devices = [docker.types.DeviceRequest(**_requested(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else []
+    devices = [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
@@ -95,7 +95,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         name=spec.name,
         environment={name: os.environ[GIVEN + name] for name in spec.variables},
         labels=dict(spec.labels),
-        ports={} if spec.port is None else {f"{spec.port}/tcp": ("127.0.0.1", None)},
+        ports={f"{spec.port}/tcp": ("127.0.0.1", None)},
         volumes=list(spec.volumes),
         device_requests=devices,
         **spec.options,
@@ -149,10 +149,6 @@ def _follow(output: Any) -> None:
         sys.stdout.buffer.flush()
 
 
-def _requested(gpus: Sequence[str] | int) -> dict[str, Any]:
-    return {"count": gpus} if isinstance(gpus, int) else {"device_ids": list(gpus)}
-
-
 def _ended(attributes: Mapping[str, Any]) -> str:
     """Say what the state of a container that has ended tells beyond its exit status; empty for nothing."""
     state, limit = attributes["State"], attributes["HostConfig"].get("Memory") or 0
@@ -176,7 +172,8 @@ def _end(status: int) -> NoReturn:
     number = status - _SIGNALLED
     if number in signal.valid_signals():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     os._exit(status)  # the thread that reads the log may wait for ever
 
