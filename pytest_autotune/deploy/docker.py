@@ -304,7 +304,7 @@ def _volumes(suite: Suite) -> list[str]:
     model = model_of(suite)
     if model.startswith("/"):
         mounts.append(f"{model}:{model}:ro")
-    elif suite.engine not in _WITHOUT_FILES:
+    elif model and suite.engine not in _WITHOUT_FILES:
         mounts.append(f"{_cache_of(suite)}:{_CACHE}:rw")
     return mounts
 
