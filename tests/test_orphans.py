@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from pytest_autotune.deploy.leftovers import parse_owner
-from pytest_autotune.deploy.ports import listeners
+from pytest_autotune.deploy.ports import listeners, sockets_of
 
 # A server that takes a while to start, ignores SIGTERM, and leaves daemons that hold on to log and port.
 STUBBORN = """\
@@ -203,8 +203,17 @@ class Scene:
     def assert_nothing_left(self):
         """Soon no process is left, and nobody listens on the ports they had."""
         wait_for(lambda: not self.processes(), seconds=30, what="the end of every process", explain=self.explain)
+        # A process that ends gives up its environment a moment before its sockets.
+        wait_for(lambda: not self.listening(), seconds=5, what="the end of every listener", explain=self.explain)
+
+    def listening(self):
+        """What listens on the ports of this scene's servers; not what other tests have started there meanwhile."""
         busy = {port: found for port in self.ports if (found := listeners(port))}
-        assert not busy, self.explain(f"still listening: {busy}")
+        if not busy:
+            return {}
+        environments = {process.pid: _environment(process) for process in psutil.process_iter()}
+        foreign = sockets_of(pid for pid, found in environments.items() if found and found.get(TAG) != self.tag)
+        return {port: inodes for port, found in busy.items() if (inodes := found.keys() - foreign)}
 
     def assert_consistent(self):
         """The store is whole, and nothing in it counts twice."""
@@ -239,6 +248,7 @@ class Scene:
             [
                 problem,
                 f"killed so far: {self.said or 'nothing'}",
+                f"listening: {self.listening()}",
                 "processes:",
                 *processes,
                 "attempts:",
