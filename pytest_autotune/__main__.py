@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    from pytest_autotune import baselines_command, presets_command
+    from pytest_autotune import baselines_command, import_command, presets_command
     from pytest_autotune.errors import AutotuneError
     from pytest_autotune.load_command.options import add_arguments
 
@@ -47,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         "presets", help=presets_command.HELP, description=presets_command.HELP, allow_abbrev=False
     )
     presets_command.add_arguments(presets)
+    importing = commands.add_parser(
+        "import", help=import_command.HELP, description=import_command.HELP, allow_abbrev=False
+    )
+    import_command.add_arguments(importing)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -60,9 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
         return command.run(given)
     if given.command == "history":
         return _history(parser, given)
-    if given.command in ("baselines", "presets"):
+    runs = {"baselines": baselines_command.run, "presets": presets_command.run, "import": import_command.run}
+    if given.command in runs:
         try:
-            return baselines_command.run(given) if given.command == "baselines" else presets_command.run(given)
+            return runs[given.command](given)
         except AutotuneError as error:
             parser.error(str(error))
     return _schema()

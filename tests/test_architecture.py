@@ -28,6 +28,7 @@ LAYERS = [
         "suite_schema",
         "baseline",
         "presets",
+        "earlier",
     },
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
@@ -51,6 +52,7 @@ LAYERS = [
     | {"verifying", "references", "pairing", "history", "views", "progress", "results", "run", "load_command"},
     {
         "baselines_command",
+        "import_command",
         "presets_command",
         "discovery",
         "settings",

@@ -14,10 +14,13 @@ _PLAIN = re.compile(r"(?:--)?(?!(?:y|n|yes|no|on|off|true|false|null)$)[A-Za-z/]
 _NO_FOLDING = 2**30  # a line as long as its value
 
 
-def yaml_text(remarks: Sequence[str], *documents: dict[str, Any]) -> str:
-    """Return the documents in the order of their keys, after one comment line for each remark."""
+def yaml_text(remarks: Sequence[str], *documents: dict[str, Any], inline: bool = False) -> str:
+    """Return the documents in the order of their keys, after one comment line for each remark.
+
+    `inline` writes what has no collections in it on one line, as people do.
+    """
     head = "".join(f"# {one_line(remark)}\n" for remark in remarks)
-    return head + "---\n".join(_dumped(document) for document in documents)
+    return head + "---\n".join(_dumped(document, inline=inline) for document in documents)
 
 
 def one_line(text: str) -> str:
@@ -25,7 +28,7 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _dumped(document: dict[str, Any]) -> str:
+def _dumped(document: dict[str, Any], *, inline: bool) -> str:
     from ruamel.yaml import YAML  # here: it costs tens of milliseconds
     from ruamel.yaml.representer import SafeRepresenter
 
@@ -40,7 +43,7 @@ def _dumped(document: dict[str, Any]) -> str:
     Representer.add_representer(str, Representer.represent_str)
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = Representer
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None if inline else False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed by its default, None
     yaml.width = _NO_FOLDING
     text = io.StringIO()
