@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    from pytest_autotune import baselines_command, import_command, presets_command
+    from pytest_autotune import baselines_command, import_command, new_command, presets_command
     from pytest_autotune.errors import AutotuneError
     from pytest_autotune.load_command.options import add_arguments
 
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         "import", help=import_command.HELP, description=import_command.HELP, allow_abbrev=False
     )
     import_command.add_arguments(importing)
+    new = commands.add_parser("new", help=new_command.HELP, description=new_command.HELP, allow_abbrev=False)
+    new_command.add_arguments(new)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         from pytest_autotune.spelling import nearest
@@ -64,7 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
         return command.run(given)
     if given.command == "history":
         return _history(parser, given)
-    runs = {"baselines": baselines_command.run, "presets": presets_command.run, "import": import_command.run}
+    runs = {
+        "baselines": baselines_command.run,
+        "presets": presets_command.run,
+        "import": import_command.run,
+        "new": new_command.run,
+    }
     if given.command in runs:
         try:
             return runs[given.command](given)

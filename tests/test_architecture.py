@@ -53,6 +53,8 @@ LAYERS = [
     {
         "baselines_command",
         "import_command",
+        "new_command",
+        "drafting",
         "presets_command",
         "discovery",
         "settings",

@@ -108,6 +108,7 @@ def test_every_command_of_a_document_is_run_by_a_test():
     history = "python -m pytest_autotune history "  # tests/test_history.py
     baselines = "python -m pytest_autotune baselines"  # tests/test_baselines_mode.py
     presets = "python -m pytest_autotune presets"  # tests/test_presets_command.py
+    new = "python -m pytest_autotune new "  # tests/test_new.py
     importing = "python -m pytest_autotune import "  # tests/test_import.py
     bisect = "git bisect "  # tests/test_verify_mode.py
     first = {shlex.join(shlex.split(line)) for line in (TUNE, TEST)}
@@ -115,7 +116,8 @@ def test_every_command_of_a_document_is_run_by_a_test():
         line
         for path in DOCUMENTS
         for line in commands(path)
-        if not line.startswith(("pytest ", baselines, presets, importing, bisect, history, *load)) and line not in first
+        if not line.startswith(("pytest ", baselines, presets, new, importing, bisect, history, *load))
+        and line not in first
     ]
     # Done by .ci/run and tests/real: the environment, the model, and what names them.
     assert {line.split()[0].strip("'") for line in others} == {"python3", "export", "$PYTEST_AUTOTUNE_VLLM_PYTHON"}
@@ -187,7 +189,8 @@ def test_every_option_exists(pytester):
     verbs = [[*load[:-2], "baselines", verb, "--help"] for verb in ("promote", "prune")]
     presets = [*load[:-2], "presets", "--help"]
     importing = [*load[:-2], "import", "--help"]
-    for command in (load, history, presets, importing, *verbs):
+    new = [*load[:-2], "new", "--help"]
+    for command in (load, history, presets, new, importing, *verbs):
         known += subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     mentioned = {option for path in DOCUMENTS for option in re.findall(r"`(--[a-z-]+)", path.read_text())}
     mentioned |= {word.partition("=")[0] for arguments in PYTEST for word in arguments if word.startswith("--")}

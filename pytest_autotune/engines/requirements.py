@@ -75,8 +75,12 @@ def model_of(suite: Suite) -> str:
 
 def files_of_model(suite: Suite) -> str:
     """Return the directory that holds the model's files here, also those of a hub model; without one, `model_of`."""
-    model = model_of(suite)
-    snapshots = _snapshots(model, {**os.environ, **environment_of(suite)})
+    return files_of(model_of(suite), {**os.environ, **environment_of(suite)})
+
+
+def files_of(model: str, variables: Mapping[str, str]) -> str:
+    """Return where the cache that `variables` name has a hub model; `model` itself where it has none."""
+    snapshots = _snapshots(model, variables)
     return next((str(path.parent) for path in sorted(snapshots.glob("*/config.json"))), model)
 
 
