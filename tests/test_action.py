@@ -11,16 +11,12 @@ from ruamel.yaml import YAML
 from tests.conftest import QUICK_SUITE
 from tests.documents import ROOT, table
 from tests.make_baselines import record
+from tests.repositories import git
 
 ACTION = YAML(typ="safe").load(ROOT / ".github" / "actions" / "autotune-gate" / "action.yml")
 STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
 SUITE = QUICK_SUITE.replace("objective:", "gate: {throughput: -40%, pairs: 4}\nobjective:")
 SLOWER = SUITE.replace("time-scale: 0.2", "time-scale: 0.6")
-
-
-def git(directory, *arguments):
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
-    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`--autotune-compare REF`: baseline and candidate are deployed in turn, and what differs is told with its interval."""
 
-import subprocess
 from itertools import pairwise
 
 import pytest
@@ -9,6 +8,7 @@ from pytest_autotune.baseline import read_baseline, write_baseline
 from pytest_autotune.noise import Noise
 from tests.conftest import QUICK_SUITE
 from tests.make_baselines import record
+from tests.repositories import git
 
 SUITE = QUICK_SUITE.replace("objective:", "gate: {throughput: -25%, pairs: 4}\nobjective:")
 RECORD = "suites/quick.best.json"
@@ -19,16 +19,11 @@ def recorded(project):
     """A repository whose first commit, tagged v1, has a suite and the best that was found for it."""
     project.suite(SUITE)
     record(project)
-    git(project, "init", "-q")
-    git(project, "add", "suites")
-    git(project, "commit", "-q", "-m", "first")
-    git(project, "tag", "v1")
+    git(project.path, "init", "-q")
+    git(project.path, "add", "suites")
+    git(project.path, "commit", "-q", "-m", "first")
+    git(project.path, "tag", "v1")
     return project
-
-
-def git(project, *arguments):
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
-    subprocess.run(command, cwd=project.path, check=True)
 
 
 def slots(project):

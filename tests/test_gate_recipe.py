@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.documents import ROOT, blocks, commands
+from tests.repositories import git
 
 PAGE = ROOT / "docs" / "gate.md"
 COMMANDS = [line for line in commands(PAGE) if line.startswith("pytest ")]
@@ -22,13 +23,8 @@ def user(project):
     )
     wider = shorter.replace("-5%, ttft.p99: +10%", "-30%, pairs: 4")
     project.suite(wider.replace("ttft.p99: 500ms", "ttft.p99: 5s"), "chat.yaml")
-    git(project, "init", "-q", "-b", "main")
+    git(project.path, "init", "-q", "-b", "main")
     return project
-
-
-def git(project, *arguments):
-    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
-    subprocess.run(command, cwd=project.path, check=True)
 
 
 def follow(project, line):
@@ -49,9 +45,9 @@ def test_the_page_is_followed_to_the_letter(user):
     suite = user.path / "suites" / "chat.yaml"
     good = suite.read_text()
     assert follow(user, record).returncode == 0
-    git(user, "add", "suites")
-    git(user, "commit", "-q", "-m", "record")
-    git(user, "tag", "v1.2")
+    git(user.path, "add", "suites")
+    git(user.path, "commit", "-q", "-m", "record")
+    git(user.path, "tag", "v1.2")
     (user.path / "old.best.json").write_text((user.path / "suites" / "chat.best.json").read_text())
     assert follow(user, verify).returncode == 0
     assert "  noise recorded: suites/chat.best.json" in follow(user, noise).stdout.splitlines()

@@ -1,7 +1,7 @@
 """What a reference to a baseline stands for, with a real store and a real repository."""
 
+import functools
 import os
-import subprocess
 
 import pytest
 
@@ -10,6 +10,7 @@ from pytest_autotune.errors import SuiteError
 from pytest_autotune.references import referred
 from pytest_autotune.store import Store
 from pytest_autotune.suite_file import load_suite
+from tests import repositories
 from tests.make_baselines import baseline
 from tests.make_records import START
 
@@ -34,9 +35,7 @@ def suite(tmp_path, monkeypatch):
 
 @pytest.fixture
 def git(suite):
-    def git(*arguments):
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(suite.path.parent)]
-        return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    git = functools.partial(repositories.git, suite.path.parent)
 
     git("init", "--quiet", "--initial-branch=main")
     git("add", "chat.yaml")

@@ -1,5 +1,6 @@
 """What a file was at a revision, from a scratch repository."""
 
+import functools
 import os
 import subprocess
 
@@ -8,6 +9,7 @@ import pytest
 from pytest_autotune import revisions
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.revisions import commit_of, text_at
+from tests import repositories
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +23,7 @@ def no_other_repository(monkeypatch, tmp_path):
 
 @pytest.fixture
 def git(tmp_path):
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    git = functools.partial(repositories.git, tmp_path)
 
     git("init", "--quiet", "--initial-branch=main")
     return git
