@@ -16,7 +16,7 @@ from pytest_autotune.problems import dotted
 from pytest_autotune.samples import Level
 from pytest_autotune.space import Value
 from pytest_autotune.spelling import show
-from pytest_autotune.suite import SENDING
+from pytest_autotune.suite import sent
 from pytest_autotune.suite_docker import DockerBlock
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def recorded_metrics(suite: Suite) -> tuple[str, ...]:
 
 def workload(load: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two loads must have in common for their numbers to be compared, level by level."""
-    return {name: value for name, value in load.items() if name not in (*LEVELS, *SENDING)}
+    return {name: value for name, value in sent(load).items() if name not in LEVELS}
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

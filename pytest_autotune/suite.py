@@ -357,8 +357,7 @@ class Suite(Plain):
                 "load",
             },
         )
-        for name in SENDING:
-            content["load"].pop(name, None)
+        content["load"] = sent(content["load"])
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -369,6 +368,12 @@ class Suite(Plain):
         path = file_of(where, self.files) or (None if self.path == Path() else self.path)
         prefix = f"{dotted(where)}: " if where else ""
         return SuiteError(f"{prefix}{problem}", path=path, line=line_of(where, self.lines))
+
+
+def sent(load: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a load says of what is measured; records that are older than a key lack what is usual of it."""
+    usual = {"keep_cache": False}
+    return {name: value for name, value in load.items() if name not in SENDING and usual.get(name, ...) != value}
 
 
 def _at_most(configurations: Iterator[Configuration], number: int) -> bool:

@@ -226,6 +226,11 @@ class LoadBlock(Block):
     skip: Literal["dominated"] | None = Field(
         default=None, description="dominated: leave out load levels that cannot change what a trial comes to."
     )
+    keep_cache: Flag = Field(
+        default=False,
+        description="Leave in the server's prefix cache what earlier batches sent, as in long use; else it is emptied "
+        "before each batch, where the engine can.",
+    )
     stop: StopBlock = Field(default=StopBlock(), description="When a batch is ended before its time.")
     request_timeout_s: PositiveDuration = Field(
         default=120.0, alias="request_timeout", description="When an unanswered request counts as failed."

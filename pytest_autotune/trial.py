@@ -327,6 +327,7 @@ class LiveTrial:
         suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
         target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
+        remarks = self._forget(target, workload)
         limit_s = suite.timeouts.for_batch(workload, load.generator)
         deadline = time.monotonic() + limit_s
         decided: dict[str, Ruling] = {}
@@ -352,7 +353,20 @@ class LiveTrial:
                 log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
             return lost, ()
         record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided)
-        return record, tuple(measurement.samples)
+        return replace(record, remarks=(*record.remarks, *remarks)), tuple(measurement.samples)
+
+    def _forget(self, target: Target, workload: Workload) -> tuple[str, ...]:
+        """Have the server forget what earlier batches sent; return what readers of the next one's numbers should know.
+
+        Made-up prompts are others in each batch: where they stay in the cache nothing is faster for it.
+        """
+        from pytest_autotune.caching import empty_prefix_cache
+
+        if self.plan.suite.load.keep_cache:
+            return ()
+        problem = empty_prefix_cache(target.url, self.plan.engine.abilities, headers=target.headers)
+        again = bool(self.batches) and any(row.text or row.turns for row in workload.rows)
+        return (f"may be faster for prompts that it was sent before: {problem}",) if problem and again else ()
 
     def _target(self, server: Server, *, made_up: bool) -> Target:
         """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""

@@ -42,6 +42,7 @@ LAYERS = [
         "expectation",
         "beginning",
         "batches",
+        "caching",
         "bench",
         "feasibility",
         "trial",
