@@ -48,6 +48,7 @@ class Spec:
     port: int  # in the container; published on the loopback interface, where Docker finds a free one
     pull: str = "missing"  # or "always", "never"
     gpus: int = 0  # how many of any
+    devices: Sequence[str] = ()  # or these, by UUID
     volumes: Sequence[str] = ()  # source:target:mode
     options: Mapping[str, Any] = field(default_factory=dict)  # more of docker-py's ``containers.create``
 
@@ -86,7 +87,8 @@ def main(text: str) -> NoReturn:
 
 def _run(client: docker.DockerClient, spec: Spec) -> int:
     _fetch(client, spec)
-    devices = [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
+    which = {"device_ids": list(spec.devices)} if spec.devices else {"count": spec.gpus}
+    devices = [docker.types.DeviceRequest(**which, capabilities=[["gpu"]])] if spec.gpus or spec.devices else []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
