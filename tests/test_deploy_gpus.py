@@ -149,7 +149,7 @@ def test_what_is_leased_is_not_leased_again_until_it_is_given_back(runtime):
         assert str(late.value) == "no 2 GPUs (gpus: wait): not within 0 s: 1 free"
     with leased(pretending(8)) as all_of_them:
         assert indices(all_of_them) == list(range(8))
-    assert not list(runtime.glob("gpu-queue.[0-9]*"))
+    assert not list(runtime.glob("gpu/queue.[0-9]*"))
 
 
 def test_what_can_never_be_had_is_refused_at_once(runtime):
@@ -167,7 +167,7 @@ def test_nothing_is_leased_where_nothing_is_taken_or_counted(runtime, needed, po
 
 
 def waiting(runtime):
-    return len(list(runtime.glob("gpu-queue.[0-9]*")))
+    return len(list(runtime.glob("gpu/queue.[0-9]*")))
 
 
 def test_who_asked_first_is_served_first_and_nobody_overtakes_one_who_needs_more(runtime):

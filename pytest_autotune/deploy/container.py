@@ -87,8 +87,6 @@ def main(text: str) -> NoReturn:
 
 def _run(client: docker.DockerClient, spec: Spec) -> int:
     _fetch(client, spec)
-    which = {"device_ids": list(spec.devices)} if spec.devices else {"count": spec.gpus}
-    devices = [docker.types.DeviceRequest(**which, capabilities=[["gpu"]])] if spec.gpus or spec.devices else []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
@@ -99,7 +97,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         labels=dict(spec.labels),
         ports={f"{spec.port}/tcp": ("127.0.0.1", None)},
         volumes=list(spec.volumes),
-        device_requests=devices,
+        device_requests=device_requests(spec),
         **spec.options,
     )
     try:
@@ -122,6 +120,13 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         with contextlib.suppress(docker.errors.NotFound):
             container.remove(force=True, v=True)
     return status
+
+
+def device_requests(spec: Spec) -> list[docker.types.DeviceRequest]:
+    """Return what asks Docker for the GPUs of a container: certain ones, or a number of any; nothing for none."""
+    if spec.devices:
+        return [docker.types.DeviceRequest(device_ids=list(spec.devices), capabilities=[["gpu"]])]
+    return [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
 
 
 def _fetch(client: docker.DockerClient, spec: Spec) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25  # between two looks at what is free
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.1  # between two looks at what is free
 _PAUSE_S = 0.005  # between two tries to be the one who looks
 _LOOK_S = 5.0  # that this may take beyond the limit: more than any look
 
@@ -37,7 +37,7 @@ class Held:
 class Shared:
     """Things of a kind, by names that can stand in those of files; each process may know another part of them."""
 
-    kind: str
+    kind: str  # names their own part of the runtime directory
     names: tuple[str, ...]
 
     @contextlib.contextmanager
@@ -49,7 +49,8 @@ class Shared:
         Who asked first is served first: nobody takes what may be for one who came before and still waits. The dead do
         not wait. `tell` is called with what is waited for, as it changes. Raises `DeployError` after `wait_s`.
         """
-        directory, deadline = locks.runtime_directory(), time.monotonic() + wait_s
+        directory, deadline = locks.runtime_directory() / self.kind, time.monotonic() + wait_s
+        directory.mkdir(mode=0o700, exist_ok=True)
         pause_s, told = _FIRST_PAUSE_S, ""
         with contextlib.ExitStack() as kept:
             with self._queued(directory, deadline) as number:
@@ -84,7 +85,7 @@ class Shared:
             free: dict[str, tuple[int, contextlib.ExitStack]] = {}
             for name in self.names:
                 own = looked.enter_context(contextlib.ExitStack())
-                fd = own.enter_context(locks.opened(directory / f"{self.kind}-{name}.lock"))
+                fd = own.enter_context(locks.opened(directory / f"{name}.lock"))
                 if locks.lock(fd):
                     free[name] = fd, own
             chosen = tuple(choose(tuple(free)))
@@ -122,17 +123,18 @@ class Shared:
         return waiting
 
     def _tickets(self, directory: Path) -> list[int]:
-        return [int(path.suffix[1:]) for path in directory.glob(f"{self.kind}-queue.*") if path.suffix[1:].isdigit()]
+        return [int(path.suffix[1:]) for path in directory.glob("queue.*") if path.suffix[1:].isdigit()]
 
     def _ticket(self, directory: Path, number: int) -> Path:
-        return directory / f"{self.kind}-queue.{number}"
+        return directory / f"queue.{number}"
 
     @contextlib.contextmanager
     def _alone(self, directory: Path, deadline: float) -> Iterator[None]:
         """Be the only one who looks at the queue or changes it, but for leaving it."""
-        with locks.opened(directory / f"{self.kind}-queue.lock") as fd:
+        path = directory / "queue.lock"
+        with locks.opened(path) as fd:
             while not locks.lock(fd):
                 if time.monotonic() >= deadline + _LOOK_S:
-                    raise DeployError(f"another process holds {directory / f'{self.kind}-queue.lock'}: is it stopped?")
+                    raise DeployError(f"another process holds {path}: is it stopped?")
                 time.sleep(_PAUSE_S)  # for as long as another one looks
             yield
