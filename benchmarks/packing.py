@@ -2,8 +2,8 @@
 
 python -m benchmarks.packing
 
-Trials that need 1, 2 and 4 GPUs run on four workers and eight pretended GPUs. The ideal is no schedule but a bound that
-none can beat: the GPUs never idle, or the workers never idle, or the longest trial alone. What a trial takes is how long
+Trials that need 1, 2 and 4 GPUs run on four workers and eight pretended GPUs. The ideal is no schedule but a bound
+that none can beat: no idle GPUs, or no idle workers, or the longest trial alone. What a trial takes is how long
 it held its GPUs.
 """
 
