@@ -32,10 +32,11 @@ def may_verify(config: pytest.Config, patterns: Sequence[str], store: Path | Non
     begins its run, before that. `store` is the file of the results store; None for one that is no file.
     """
     stored = store is None or store.exists()
-    return any(stored or any(path.parent.glob(BASELINES)) for path in _suites(config, patterns))
+    return any(stored or any(path.parent.glob(BASELINES)) for path in suites_of(config, patterns))
 
 
-def _suites(config: pytest.Config, patterns: Sequence[str]) -> Iterator[Path]:
+def suites_of(config: pytest.Config, patterns: Sequence[str]) -> Iterator[Path]:
+    """Yield the files that a run collects as suites, by their names alone, before anything is collected."""
     pruned = config.getini("norecursedirs")
     for argument in config.args:
         path = config.invocation_params.dir / str(argument).partition("::")[0]

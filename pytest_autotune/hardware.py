@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,20 @@ class Gpu:
     name: str
     memory_bytes: int
     driver: str
+
+    def is_named(self, name: int | str) -> bool:
+        """Say whether it is the one of an index, or of a UUID or its beginning."""
+        return name == self.index if isinstance(name, int) else name.startswith("GPU-") and self.uuid.startswith(name)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """What a GPU is like at a moment."""
+
+    free_bytes: int
+    total_bytes: int
+    utilization: float  # the share of the last second or less in which it computed
+    processes: tuple[int, ...] = ()  # that compute on it, by the process ids of the machine
 
 
 def gpus(*, visible: str | None = None) -> tuple[Gpu, ...]:
@@ -36,11 +54,19 @@ def select(found: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
         return found
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in visible.split(",")):
-        gpu = next((gpu for gpu in found if entry == str(gpu.index) or _names(entry, gpu.uuid)), None)
+        gpu = next((gpu for gpu in found if entry == str(gpu.index) or gpu.is_named(entry)), None)
         if gpu is None:
             break
         chosen.append(gpu)
     return tuple(chosen)
+
+
+def states(found: Iterable[Gpu]) -> dict[str, GpuState]:
+    """Return what these GPUs are like now, by UUID; without those that have no driver any more."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return {}
+        return {gpu.uuid: _state(nvml, nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)) for gpu in found}
 
 
 def cpu_model() -> str:
@@ -98,16 +124,24 @@ def drivers() -> tuple[str, ...]:
 
 @cache
 def _all_gpus() -> tuple[Gpu, ...]:
+    with _nvml() as nvml:
+        return () if nvml is None else tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """Give access to NVIDIA's management library; None where there is none, or no driver that is running."""
     try:
         nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return ()
-    try:
         nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver, or one that is not running
-        return ()
+    except ImportError:
+        yield None
+        return
+    except nvml.NVMLError:
+        yield None
+        return
     try:
-        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        yield nvml
     finally:
         nvml.nvmlShutdown()
 
@@ -127,5 +161,18 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
-def _names(entry: str, uuid: str) -> bool:
-    return entry.startswith("GPU-") and uuid.startswith(entry)
+def _state(nvml: Any, handle: Any) -> GpuState:
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        free, total = int(memory.free), int(memory.total)
+    except nvml.NVMLError_NotSupported:  # see `_gpu`
+        free = total = 0
+    try:
+        busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    except nvml.NVMLError_NotSupported:  # a virtual GPU, or one that is divided
+        busy = 0.0
+    try:
+        processes = tuple(int(process.pid) for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
+        processes = ()
+    return GpuState(free, total, busy, processes)

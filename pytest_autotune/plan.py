@@ -16,7 +16,7 @@ from pytest_autotune.bench import Plan, Slot
 from pytest_autotune.budget import Cost
 from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
 from pytest_autotune.confirmation import slot_name
-from pytest_autotune.engines.requirements import gpus_here, is_parallel
+from pytest_autotune.engines.requirements import gpus_in_pool, is_parallel
 from pytest_autotune.engines.validation import unknown_flags
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.hardware import drivers, fingerprint
@@ -92,10 +92,11 @@ def _first(suite: Suite, engine: Engine, installed: Installed, defaults: Configu
 
 def _gpus_known(suite: Suite, installed: Installed) -> int | None:
     """Return how many GPUs servers of the suite have; None when that is not known, or they need none."""
-    if installed.simulated or suite.deploy != "local":
+    needless = installed.simulated and not suite.pool.pretended
+    if needless or suite.deploy != "local":
         return None
     try:
-        return len(gpus_here(suite)) or None
+        return gpus_in_pool(suite) or None
     except MissingRequirement:
         return None  # which `missing_requirements` tells
 

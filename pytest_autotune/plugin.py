@@ -6,13 +6,14 @@ Imports stay light: a pytest run without suites loads this module and little mor
 from __future__ import annotations
 
 import gc
+import os
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_autotune import benchmark as load_benchmark
-from pytest_autotune.discovery import is_suite
+from pytest_autotune.discovery import is_suite, suites_of
 from pytest_autotune.settings import WORKER_RUN_ID, Settings, add_options
 from pytest_autotune.stash import NOT_RUN, run_of, settings_key, settings_of, summary_key
 
@@ -178,6 +179,17 @@ def pytest_testnodedown(node: WorkerController, error: object | None) -> None:
 
         searching.go_on_without(node)
         run_of(node.config).worker_died(node.gateway.id, str(error))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Of ``-n auto``: as many workers as trials fit onto the GPUs; without a suite as many as xdist would start."""
+    settings = Settings.from_pytest(config)  # nothing is configured yet
+    if not settings.active or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from pytest_autotune.workers import workers_for
+
+    return workers_for(suites_of(config, settings.suite_patterns))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -40,6 +40,7 @@ from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import Terms
+from pytest_autotune.suite_gpus import GpuPool
 from pytest_autotune.suite_load import LoadBlock
 
 if TYPE_CHECKING:
@@ -234,9 +235,6 @@ class Plain(Block):
     model_name: Text | None = Field(
         default=None, description="engine: endpoint or command: the name that the server lists, when it cannot be set."
     )
-    gpus: Count | None = Field(
-        default=None, description="GPUs that one server takes, when the engine cannot tell from its settings."
-    )
     load: LoadBlock = Field(default_factory=LoadBlock, description="What is sent, at which levels, for how long.")
     search: SearchBlock = Field(default=SearchBlock(), description="How configurations are chosen.")
     timeouts: TimeoutsBlock = Field(default=TimeoutsBlock(), description="A deadline for each phase of a trial.")
@@ -248,6 +246,8 @@ class Suite(Plain):
     One object travels from the file to the verdict; nothing copies it field by field.
     """
 
+    gpus: Count | None = None  # that one server takes; None: the engine tells, by its settings
+    pool: InstanceOf[GpuPool] = GpuPool()  # that they are taken from
     space: InstanceOf[Space] = Space(())  # from `parameters:`, `constraints:` and `forbidden:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
@@ -322,12 +322,13 @@ class Suite(Plain):
 
     def document(self) -> dict[str, Any]:
         """Return everything the suite says as JSON values in base units, with secrets masked."""
-        content = self.model_dump(mode="json", exclude={"space", "slo", "tiers", "gate"})
+        content = self.model_dump(mode="json", exclude={"space", "pool", "slo", "tiers", "gate"})
         content["parameters"] = [_described(parameter) for parameter in self.space.parameters]
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
         content["forbidden"] = [
             {name: list(values) for name, values in forbidden.values.items()} for forbidden in self.space.forbidden
         ]
+        content["pool"] = dataclasses.asdict(self.pool)
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
         content["tiers"] = {tier.name: [dataclasses.asdict(limit) for limit in tier.limits] for tier in self.tiers}
         content["gate"] = dataclasses.asdict(self.gate)
@@ -338,8 +339,8 @@ class Suite(Plain):
     def measurement_key(self) -> str:
         """Return a SHA-256 over everything that changes what is measured, and nothing else.
 
-        The files of the load count by their content. Limits, tiers, objective, price, search and parameters are
-        left out: with other limits the recorded numbers still hold and are only judged anew.
+        The files of the load count by their content. Limits, tiers, objective, price, search, parameters and the GPUs
+        that there are to take are left out: with others the recorded numbers still hold, and are only judged anew.
         """
         content = self.model_dump(
             mode="json",

@@ -20,6 +20,7 @@ from pytest_autotune.spelling import nearest, show
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
+from pytest_autotune.suite_gpus import GPUS_SCHEMA, Gpus, read_gpus
 from pytest_autotune.suite_load import (
     ColumnsBlock,
     ConversationBlock,
@@ -66,6 +67,12 @@ def _price(value: Any) -> Price:
 class SuiteFile(Plain):
     """A suite of pytest-autotune: what to tune, on what, under which load and limits."""
 
+    gpus: Annotated[Gpus, PlainValidator(read_gpus), WithJsonSchema(GPUS_SCHEMA)] = Field(
+        default=Gpus(),
+        description="GPUs: how many one server takes, when the engine cannot tell from its settings (a number), which "
+        "there are to take (auto: all; none; a list), or a mapping of that and when one of them is free.",
+        examples=[2, "auto", [0, 1], {"per_server": 2, "pool": [0, 1, 2, 3], "memory": "90%"}, {"pretend": 8}],
+    )
     parameters: Annotated[
         tuple[Parameter, ...], PlainValidator(notation.read_parameters), WithJsonSchema(notation.PARAMETERS_SCHEMA)
     ] = Field(
@@ -178,6 +185,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
+    shared |= {"gpus": file.gpus.per_server, "pool": file.gpus.pool}
     shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price, "gate": file.gate}
     shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)
     if steepness is not None:

@@ -222,7 +222,7 @@ class LiveTrial:
             log=directory / "server.log",
             owner=bench.owner,
             on_phase=lambda phase: bench.announce(self, phase, None),
-            gpus=0 if plan.installed.simulated else self.gpus,
+            gpus=0 if plan.installed.simulated and not plan.suite.pool.pretended else self.gpus,
         )
         record = partial(record, server_log=str(launch.log))
         try:

@@ -12,6 +12,7 @@ from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.server import Launch
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.suite import LoadBlock
+from pytest_autotune.suite_gpus import GpuPool
 
 SCRIPT = Path(__file__).with_name("deploy_server.py")
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,7 @@ class ScriptEngine:
         return {"lines": len(log.splitlines())}
 
 
-def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None, load=None):
+def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None, load=None, pool=None):
     return SimpleNamespace(
         name="chat",
         env=env or {},
@@ -60,10 +61,11 @@ def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=N
         path=Path("chat.yaml"),
         timeouts=SimpleNamespace(start_s=start_s, ready_s=ready_s, stop_s=stop_s),
         load=load or LoadBlock(),
+        pool=pool or GpuPool(),
     )
 
 
-def make_launch(log, *behaviour, engine=None, owner=None, phases=None, **suite):
+def make_launch(log, *behaviour, engine=None, owner=None, phases=None, gpus=0, **suite):
     return Launch(
         suite=make_suite(**suite),
         engine=engine or ScriptEngine(),
@@ -71,6 +73,7 @@ def make_launch(log, *behaviour, engine=None, owner=None, phases=None, **suite):
         log=log,
         owner=owner or leftovers.owner_id("test"),
         on_phase=(phases if phases is not None else []).append,
+        gpus=gpus,
     )
 
 

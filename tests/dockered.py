@@ -10,10 +10,11 @@ from pytest_autotune.engines.command import CommandEngine
 from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.suite import Suite, TimeoutsBlock
 from pytest_autotune.suite_docker import DockerBlock
+from pytest_autotune.suite_gpus import GpuPool
 from tests.image import IMAGE
 
 
-def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, **docker):
+def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, gpus=0, pool=None, **docker):
     """Return a launch of the embedded engine, or of a piece of Python."""
     docker = DockerBlock(**{"image": IMAGE, "pull": "never", "shm_bytes": 2**26, **docker})
     suite = Suite(
@@ -26,6 +27,7 @@ def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, **docker
         command=("{python}", "-c", code) if code else (),
         timeouts=TimeoutsBlock(start_s=30.0, ready_s=30.0, stop_s=stop_s),
         path=Path("boxed.yaml"),
+        pool=pool or GpuPool(),
     )
     return Launch(
         suite=suite,
@@ -34,4 +36,5 @@ def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, **docker
         log=log,
         owner=owner or leftovers.owner_id("test"),
         on_phase=(phases if phases is not None else []).append,
+        gpus=gpus,
     )

@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -868,6 +868,66 @@ BROKEN = [
         id="negative gpus",
     ),
     pytest.param(
+        HEAD + "gpus: '2'\n",
+        "chat.yaml:4: gpus: '2' is text (did you mean 2, without quotes?); write a whole number of at least 0",
+        id="gpus as text",
+    ),
+    pytest.param(
+        HEAD + "gpus: atuo\n",
+        "chat.yaml:4: gpus: 'atuo' is not a number of GPUs, auto, none, a list of GPUs, or a mapping, e.g. {per_server: 2, pool: [0, 1]} (did you mean 'auto'?)",
+        id="gpus: misspelled word",
+    ),
+    pytest.param(
+        HEAD + "gpus: []\n",
+        "chat.yaml:4: gpus: an empty list has no GPU; write none, or list some, e.g. [0, 1]",
+        id="gpus: empty list",
+    ),
+    pytest.param(
+        HEAD + "gpus: [0, cuda1, 0]\n",
+        "chat.yaml:4: gpus[1]: 'cuda1' is not a GPU; write its index as nvidia-smi shows it, or its UUID (GPU-...) (and 1 more problem)",
+        id="gpus: no GPU",
+    ),
+    pytest.param(
+        HEAD + "gpus: [0, 0]\n",
+        "chat.yaml:4: gpus[1]: GPU 0 is listed twice",
+        id="gpus: twice the same",
+    ),
+    pytest.param(
+        HEAD + "gpus: {}\n",
+        "chat.yaml:4: gpus: an empty mapping says nothing; remove the key",
+        id="gpus: empty mapping",
+    ),
+    pytest.param(
+        HEAD + "gpus: {per_sever: 2}\n",
+        "chat.yaml:4: gpus.per_sever: unknown key (did you mean 'per_server'?)",
+        id="gpus: unknown key",
+    ),
+    pytest.param(
+        HEAD + "gpus: {pool: some}\n",
+        "chat.yaml:4: gpus.pool: 'some' is not auto, none, or a list of GPUs, e.g. [0, 1]",
+        id="gpus: unknown pool",
+    ),
+    pytest.param(
+        HEAD + "gpus: {pool: [0], pretend: 8}\n",
+        "chat.yaml:4: gpus.pretend: pretended GPUs are all that there are; remove it, or pool",
+        id="gpus: pretended and real",
+    ),
+    pytest.param(
+        HEAD + "gpus:\n  pretend: 8000\n",
+        "chat.yaml:5: gpus.pretend: 8000 is too many to pretend; write 1024 at most",
+        id="gpus: too many pretended",
+    ),
+    pytest.param(
+        HEAD + "gpus: {memory: 20}\n",
+        "chat.yaml:4: gpus.memory: 20 is not a share below 1 (did you mean '20%'?); write a percentage, e.g. 1%, or a share of one, e.g. 0.01, or a size, e.g. 20GiB",
+        id="gpus: memory without a unit",
+    ),
+    pytest.param(
+        HEAD + "gpus: {utilization: 150%, wait: 30}\n",
+        "chat.yaml:4: gpus.utilization: '150%' is more than 100%; write a percentage, e.g. 1%, or a share of one, e.g. 0.01 (and 1 more problem)",
+        id="gpus: more than all",
+    ),
+    pytest.param(
         HEAD + "load:\n  duration: 30\n  warmup: 5\n",
         "chat.yaml:5: load.duration: 30 has no unit; write '30s' or '30ms' (and 1 more problem)",
         id="two problems",
@@ -1116,7 +1176,10 @@ def test_error_carries_problem_path_and_line_apart():
         load(HEAD + "gpus: few\n")
     assert caught.value.line == 4
     assert caught.value.path == Path("chat.yaml")
-    assert caught.value.problem == "gpus: 'few' is not a whole number; write a whole number of at least 0"
+    assert (
+        caught.value.problem
+        == "gpus: 'few' is not a number of GPUs, auto, none, a list of GPUs, or a mapping, e.g. {per_server: 2, pool: [0, 1]}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_autotune.control import Control
+from pytest_autotune.deploy.container import Spec, device_requests
 from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.suite_gpus import GpuPool
 from tests import image
 from tests.conftest import QUICK_SUITE
 from tests.deployment import eventually, tagged
@@ -65,6 +68,25 @@ def test_a_server_is_ready_under_a_name_and_a_port_of_its_own_and_gone_afterward
     log = (tmp_path / "server.log").read_text()
     assert log.startswith("[autotune] container ")
     assert "non-default args" in log
+
+
+def test_a_container_is_told_which_pretended_gpus_it_has_and_docker_is_asked_for_none(engine, containers, tmp_path):
+    phases = []
+    launch = docker_launch(tmp_path / "server.log", phases=phases, gpus=2, pool=GpuPool(pretended=2))
+    with DockerDeployer().deploy(launch) as server:
+        attributes = engine.containers.get(server.model_name).attrs
+        assert "PYTEST_AUTOTUNE_GPUS=0,1" in attributes["Config"]["Env"]
+        assert not attributes["HostConfig"]["DeviceRequests"]
+    assert phases == ["on pretended GPUs 0, 1", "start", "ready"]
+
+
+def test_a_container_gets_the_gpus_that_were_leased_or_any_where_nobody_keeps_count():
+    spec = Spec(name="boxed", image="", argv=(), variables=(), labels={}, stop_s=1.0, port=1)
+    assert device_requests(spec) == []
+    (leased,) = device_requests(replace(spec, devices=("GPU-5fd4", "GPU-5fd5")))
+    assert (leased["DeviceIDs"], leased["Count"], leased["Capabilities"]) == (["GPU-5fd4", "GPU-5fd5"], 0, [["gpu"]])
+    (counted,) = device_requests(replace(spec, gpus=2))
+    assert (counted["DeviceIDs"], counted["Count"]) == ([], 2)
 
 
 def test_several_servers_share_no_port(containers, tmp_path):

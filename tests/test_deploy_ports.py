@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_autotune.deploy import ports
+from pytest_autotune.deploy import locks, ports
 from pytest_autotune.errors import DeployError
 from tests.deployment import ROOT
 
@@ -138,7 +138,7 @@ def test_listeners_on_ipv6_are_found():
 
 @pytest.mark.parametrize("trouble", ["writable by others", "a link", "a file"])
 def test_a_runtime_directory_that_others_could_tamper_with_is_refused(monkeypatch, tmp_path, trouble):
-    monkeypatch.setattr(ports.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
     directory = tmp_path / f"pytest-autotune-{os.getuid()}"
     if trouble == "a file":
         directory.touch()

@@ -53,6 +53,15 @@ def test_every_key_of_the_gate_is_documented_with_its_default():
     assert documented["pairs"][0] == f"`{SCHEMA['properties']['gate']['properties']['pairs']['default']}`"
 
 
+def test_every_key_of_gpus_is_documented_with_its_default():
+    documented = table(SUITES, "GPUs")
+    keys = SCHEMA["properties"]["gpus"]["anyOf"][-1]["properties"]
+    assert documented.keys() == keys.keys()
+    for key, field in keys.items():
+        if "default" in field:
+            assert documented[key][0].strip("`") == written(field["default"]), key
+
+
 def test_every_field_of_a_record_is_documented():
     documented = table(GATE, "The record")
     names = {name.strip(" `") for key in documented for name in key.split(",")}

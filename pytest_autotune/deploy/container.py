@@ -48,6 +48,7 @@ class Spec:
     port: int  # in the container; published on the loopback interface, where Docker finds a free one
     pull: str = "missing"  # or "always", "never"
     gpus: int = 0  # how many of any
+    devices: Sequence[str] = ()  # or these, by UUID
     volumes: Sequence[str] = ()  # source:target:mode
     options: Mapping[str, Any] = field(default_factory=dict)  # more of docker-py's ``containers.create``
 
@@ -86,7 +87,6 @@ def main(text: str) -> NoReturn:
 
 def _run(client: docker.DockerClient, spec: Spec) -> int:
     _fetch(client, spec)
-    devices = [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # half a creation could not be taken back
     container = client.containers.create(
         spec.image,
@@ -97,7 +97,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         labels=dict(spec.labels),
         ports={f"{spec.port}/tcp": ("127.0.0.1", None)},
         volumes=list(spec.volumes),
-        device_requests=devices,
+        device_requests=device_requests(spec),
         **spec.options,
     )
     try:
@@ -120,6 +120,13 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         with contextlib.suppress(docker.errors.NotFound):
             container.remove(force=True, v=True)
     return status
+
+
+def device_requests(spec: Spec) -> list[docker.types.DeviceRequest]:
+    """Return what asks Docker for the GPUs of a container: certain ones, or a number of any; nothing for none."""
+    if spec.devices:
+        return [docker.types.DeviceRequest(device_ids=list(spec.devices), capabilities=[["gpu"]])]
+    return [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
 
 
 def _fetch(client: docker.DockerClient, spec: Spec) -> None:

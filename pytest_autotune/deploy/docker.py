@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.deploy import leftovers
+from pytest_autotune.deploy import gpus, leftovers
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
@@ -61,7 +61,8 @@ class DockerDeployer:
         """Start a container, wait until its server is ready, and remove it on exit."""
         with contextlib.ExitStack() as held:
             client = held.enter_context(contextlib.closing(connect()))
-            yield _start(client, launch, held)
+            taken = held.enter_context(gpus.leased(launch))
+            yield _start(client, launch, taken, held)
 
     def missing(self, suite: Suite) -> tuple[str, ...]:
         """Say that there is no Docker engine here, or not the image that is not to be pulled."""
@@ -170,7 +171,7 @@ def _run_once(
     if missing := _missing_image(client, suite):
         raise MissingRequirement(missing)
     name = image_of(suite)
-    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus_here(suite) else []
+    devices = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpus_here(suite) else []
     try:
         try:
             client.images.get(name)
@@ -184,7 +185,7 @@ def _run_once(
             environment=dict(env),
             labels={LABEL: leftovers.owner_id("preflight")},
             volumes=_volumes(suite),
-            device_requests=gpus,
+            device_requests=devices,
         )
     except docker.errors.DockerException as error:
         raise MissingRequirement(f"docker.image: {name}: {error}") from error
@@ -227,7 +228,7 @@ def _knock(where: str) -> None:
             probe.connect(path)
 
 
-def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> DockerServer:
+def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contextlib.ExitStack) -> DockerServer:
     """Return a ready server whose teardown is pushed to `held`."""
     from pytest_autotune.deploy.container import GIVEN, Spec
 
@@ -235,7 +236,16 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
     name = f"{suite.model_name or suite.name}-{secrets.token_hex(4)}"
     # Every interface: what the engine publishes comes in from outside of the container.
     command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, name))  # noqa: S104
-    variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_CACHE": _CACHE, **_inherited(), **suite.env, **command.env}
+    variables = {
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_CACHE": _CACHE,
+        **_inherited(),
+        **suite.env,
+        **command.env,
+        **taken.note,
+    }
+    if taken.uuids:  # a container sees no others, and counts them anew
+        variables.pop("CUDA_VISIBLE_DEVICES", None)
     spec = Spec(
         name=name,
         image=image_of(suite),
@@ -245,7 +255,8 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
         stop_s=suite.timeouts.stop_s,
         pull=suite.docker.pull,
         port=PORT,
-        gpus=launch.gpus,
+        gpus=0 if taken.gpus else launch.gpus,
+        devices=taken.uuids,
         volumes=_volumes(suite),
         options=suite.docker.options(),
     )
@@ -261,6 +272,7 @@ def _start(client: DockerClient, launch: Launch, held: contextlib.ExitStack) -> 
             },
             output=log.fd,
             grace_s=suite.timeouts.stop_s + _REMOVAL_S,
+            keep=taken.fds,
         )
     finally:
         os.close(log.fd)
@@ -282,6 +294,7 @@ def _command_line(spec: Spec, named: Iterable[str]) -> tuple[str, ...]:
     options += [f"--volume={volume}" for volume in spec.volumes]
     options += [f"--env=HF_HUB_CACHE={_CACHE}"] if any(f":{_CACHE}:" in volume for volume in spec.volumes) else []
     options += [f"--gpus={spec.gpus}"] if spec.gpus else []
+    options += [f'--gpus="device={",".join(spec.devices)}"'] if spec.devices else []
     options += [f"--{_OPTIONS[name]}={value}" for name, value in spec.options.items() if name in _OPTIONS]
     return ("docker", "run", "--rm", *options, spec.image, *spec.argv[1:])
 

@@ -1,4 +1,4 @@
-"""Deploying a server as processes of this machine: leased port, guard, readiness in phases, nothing left behind."""
+"""Deploying a server as processes of this machine: port and GPUs leased, a guard, readiness in phases, nothing left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_autotune.deploy import leftovers, ports
+from pytest_autotune.deploy import gpus, leftovers, ports
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import ServerLog, open_log
@@ -42,7 +42,8 @@ class LocalDeployer:
                 "start the server yourself and use deploy: endpoint"
             )
         with contextlib.ExitStack() as held:
-            yield _start(launch, held)
+            taken = held.enter_context(gpus.leased(launch))
+            yield _start(launch, taken, held)
 
     def sweep(self) -> tuple[str, ...]:
         """Kill what dead runs left behind; return one line for each process removed."""
@@ -73,7 +74,7 @@ class LocalServer(GuardedServer):
         )
 
 
-def _start(launch: Launch, held: contextlib.ExitStack) -> LocalServer:
+def _start(launch: Launch, taken: gpus.Lease, held: contextlib.ExitStack) -> LocalServer:
     """Return a ready server whose teardown is pushed to `held`; try other ports when one turns out to be taken."""
     tried: list[int] = []
     note = ""
@@ -82,7 +83,7 @@ def _start(launch: Launch, held: contextlib.ExitStack) -> LocalServer:
         try:
             with contextlib.ExitStack() as attempt:
                 lease = attempt.enter_context(_free_afterwards(tried))
-                server = _launch_on(lease, launch, note=note, held=attempt)
+                server = _launch_on(lease, launch, taken, note=note, held=attempt)
                 server.await_ready()
                 held.push(attempt.pop_all())
                 return server
@@ -97,7 +98,9 @@ def _start(launch: Launch, held: contextlib.ExitStack) -> LocalServer:
             raise error(str(cause), log_tail=server.log_tail(), cause=cause) from failure.__cause__
 
 
-def _launch_on(lease: ports.Lease, launch: Launch, *, note: str, held: contextlib.ExitStack) -> LocalServer:
+def _launch_on(
+    lease: ports.Lease, launch: Launch, taken: gpus.Lease, *, note: str, held: contextlib.ExitStack
+) -> LocalServer:
     suite, engine = launch.suite, launch.engine
     name = suite.model_name or f"{suite.name}-{secrets.token_hex(4)}"
     address = Address(ports.LOOPBACK, lease.port, name)
@@ -106,10 +109,10 @@ def _launch_on(lease: ports.Lease, launch: Launch, *, note: str, held: contextli
     try:
         process = GuardedProcess(
             command.argv,
-            env=_environment(command, launch),
+            env=_environment(command, launch, taken),
             output=log.fd,
             grace_s=suite.timeouts.stop_s,
-            keep=(lease.fd,),
+            keep=(lease.fd, *taken.fds),
         )
     finally:
         os.close(log.fd)
@@ -132,7 +135,7 @@ def _tell_remarks(process: GuardedProcess) -> None:
         _logger.warning("%s", remark)
 
 
-def _environment(command: Command, launch: Launch) -> dict[str, str]:
+def _environment(command: Command, launch: Launch, taken: gpus.Lease) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not _LEAKING.match(name)}
     env = {
         "PYTHONUNBUFFERED": "1",  # the last lines before a crash are the ones that tell
@@ -141,6 +144,7 @@ def _environment(command: Command, launch: Launch) -> dict[str, str]:
         **inherited,
         **launch.suite.env,
         **command.env,  # where the engine has filled in what the suite writes as ${NAME}
+        **taken.variables,
         leftovers.OWNER: launch.owner,
     }
     for name in ("NO_PROXY", "no_proxy"):

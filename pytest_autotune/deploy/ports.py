@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import random
 import socket
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_autotune.deploy import locks
 from pytest_autotune.errors import DeployError
 
 if TYPE_CHECKING:
@@ -41,21 +38,14 @@ def lease(avoid: Collection[int] = ()) -> Iterator[Lease]:
     apart; a stranger can still take the port before the server does, which readiness notices. Ports of the kernel's
     ephemeral range are left out: any outgoing connection may take one of those.
     """
-    directory = _directory()
+    directory = locks.runtime_directory()
     candidates = [port for port in _candidates() if port not in avoid]
     random.SystemRandom().shuffle(candidates)
     for port in candidates:
-        fd = os.open(directory / f"port-{port}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            if not (_lock(fd) and _bindable(port)):
-                continue
-            try:
+        with locks.opened(directory / f"port-{port}.lock") as fd:
+            if locks.lock(fd) and _bindable(port):
                 yield Lease(port, fd)
-            finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)  # ends the lease also where a forked copy of this process holds `fd`
-        finally:
-            os.close(fd)
-        return
+                return
     raise DeployError(f"no free port among {len(candidates)} candidates between {_FIRST} and {_LAST}")
 
 
@@ -85,17 +75,6 @@ def sockets_of(pids: Iterable[int]) -> set[int]:
     return found
 
 
-def _directory() -> Path:
-    """Return this user's runtime directory, made on first use and refused when somebody else could tamper with it."""
-    directory = Path(tempfile.gettempdir()) / f"pytest-autotune-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise DeployError(f"{directory} is not a directory of this user alone: remove it, or set TMPDIR")
-    return directory
-
-
 def _candidates() -> list[int]:
     low, high = (int(number) for number in _setting("ip_local_port_range", "32768 60999").split())
     reserved = set(_ranges(_setting("ip_local_reserved_ports", "")))
@@ -115,14 +94,6 @@ def _ranges(text: str) -> Iterator[int]:
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
         yield from range(int(first), int(last or first) + 1)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _bindable(port: int) -> bool:

@@ -24,8 +24,8 @@ class Launch:
     configuration: Configuration
     log: Path  # the server's whole output goes here; the parent directory exists
     owner: str  # of `leftovers.owner_id(run_id)`: how leftovers of a dead run are recognised
-    on_phase: Callable[[str], None]  # called with "start", "ready" as the deployment enters each
-    gpus: int = 0  # of the machine's, that the server takes; a simulated one takes none
+    on_phase: Callable[[str], None]  # called with "start", "ready" and the like as the deployment enters each
+    gpus: int = 0  # of the suite's pool, that the server takes; a simulated one takes none of the machine's
 
 
 class Server(Protocol):

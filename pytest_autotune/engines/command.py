@@ -81,8 +81,7 @@ class CommandEngine:
         """Say that a server takes more GPUs than there are; nothing else is known of one of unknown make."""
         if not self._needs_gpus(suite):
             return None
-        found = len(requirements.gpus_here(suite))
-        problem = requirements.too_few_gpus(found, self.gpus(suite, configuration))
+        problem = requirements.too_few_for(suite, self.gpus(suite, configuration))
         return Cause(CauseKind.BAD_ARGUMENT, problem) if problem else None
 
     def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.formatting import count
 from pytest_autotune.space import Choice
+from pytest_autotune.suite_gpus import GpuPool
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
@@ -133,6 +135,11 @@ def parallel_gpus(settings: Mapping[str, Value]) -> int:
     return math.prod(parallel_sizes(settings))
 
 
+def gpus_taken(suite: Suite, settings: Mapping[str, Value]) -> int:
+    """Return how many GPUs a server with `settings` takes, as the suite says it, else by its parallel sizes."""
+    return parallel_gpus(settings) if suite.gpus is None else suite.gpus
+
+
 def parallel_sizes(settings: Mapping[str, Value]) -> tuple[int, ...]:
     """Return the sizes of tensor, pipeline, prefill-context and data parallelism; 1 of what is not set."""
     values = {flag_name(name): value for name, value in settings.items()}
@@ -150,6 +157,11 @@ def most_gpus(suite: Suite) -> int:
     return max(_gpus_taken(suite), default=1)
 
 
+def least_gpus(suite: Suite) -> int:
+    """Return the fewest GPUs that any configuration of `suite` takes."""
+    return min(_gpus_taken(suite), default=1)
+
+
 def _gpus_taken(suite: Suite) -> list[int]:
     """Return how many GPUs the combinations of parallel sizes take, the engine's defaults apart."""
     if suite.gpus is not None:
@@ -164,21 +176,49 @@ def _gpus_taken(suite: Suite) -> list[int]:
 
 
 def gpus_here(suite: Suite) -> tuple[hardware.Gpu, ...]:
-    """Return the GPUs of this machine that a server of `suite` sees."""
+    """Return the GPUs of this machine that servers of `suite` may be given, which are visible to them."""
     visible = {**os.environ, **environment_of(suite)}.get("CUDA_VISIBLE_DEVICES")
-    return hardware.gpus(visible=visible)
+    found = hardware.gpus(visible=visible) if suite.pool.leased and not suite.pool.pretended else ()
+    members = suite.pool.members
+    return found if members is None else tuple(gpu for gpu in found if any(gpu.is_named(name) for name in members))
+
+
+def gpus_in_pool(suite: Suite) -> int:
+    """Return how many GPUs servers of `suite` may be given, those that are but pretended included."""
+    return suite.pool.pretended or len(gpus_here(suite))
 
 
 def missing_gpus(suite: Suite) -> str | None:
-    """Say that this machine has fewer GPUs than every configuration of `suite` takes, or return None."""
-    return too_few_gpus(len(gpus_here(suite)), min(_gpus_taken(suite), default=1))
+    """Say that there are fewer GPUs than every configuration of `suite` takes, or return None."""
+    if absent := _absent_gpu(suite):
+        return absent
+    return too_few_for(suite, least_gpus(suite))
+
+
+def _absent_gpu(suite: Suite) -> str | None:
+    found = gpus_here(suite)
+    for member in suite.pool.members or ():
+        if not any(gpu.is_named(member) for gpu in found):
+            here = ", ".join(str(gpu.index) for gpu in gpus_here(suite.model_copy(update={"pool": GpuPool()})))
+            return f"gpus: there is no GPU {member} here, only {here or 'none'}"
+    return None
+
+
+def too_few_for(suite: Suite, needed: int) -> str | None:
+    """Say that servers of `suite` cannot be given as many GPUs as are needed, or return None."""
+    if not suite.pool.leased:
+        return None
+    if suite.pool.pretended or suite.pool.members is not None:
+        found = gpus_in_pool(suite)
+        return None if found >= needed else f"needs {count(needed, 'GPU')}, {found} may be taken (gpus:)"
+    return too_few_gpus(len(gpus_here(suite)), needed)
 
 
 def too_few_gpus(found: int, needed: int) -> str | None:
     """Say that fewer GPUs were found than are needed, or return None."""
     if found >= needed:
         return None
-    return f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {found or 'none'}"
+    return f"needs {count(needed, 'GPU')}, this machine has {found or 'none'}"
 
 
 def _is_local(model: str, suite: Suite) -> bool:

@@ -130,7 +130,7 @@ class VllmEngine:
             device = ""
         if device == "cpu":
             return 0
-        return suite.gpus or requirements.parallel_gpus(merged(suite.fixed, configuration))
+        return requirements.gpus_taken(suite, merged(suite.fixed, configuration))
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
         """Say which rule of vLLM's a configuration breaks, or what it lacks here: GPUs, or their memory.
@@ -147,7 +147,7 @@ class VllmEngine:
             return Cause(CauseKind.BAD_ARGUMENT, problem)
         if here.installation.device != "cuda" or suite.deploy not in _ON_THIS_MACHINE:
             return None
-        if lacking := requirements.too_few_gpus(len(here.gpus), suite.gpus or requirements.parallel_gpus(settings)):
+        if lacking := requirements.too_few_for(suite, requirements.gpus_taken(suite, settings)):
             return Cause(CauseKind.BAD_ARGUMENT, lacking)
         share = flags["gpu-memory-utilization"].default if "gpu-memory-utilization" in flags else None
         largest = max((gpu.memory_bytes for gpu in here.gpus), default=0)
