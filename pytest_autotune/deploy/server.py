@@ -57,7 +57,8 @@ class Deployer(Protocol):
 
     Entering raises `Infeasible` when the server refused its configuration, `DeployError` for
     anything else; both carry the end of the log. Exiting returns only when every process (or
-    container) of the deployment is gone, whatever happened inside.
+    container) of the deployment is gone, whatever happened inside. One that runs servers on this
+    machine takes their GPUs by `pytest_autotune.deploy.gpus.leased`.
     """
 
     def deploy(self, launch: Launch) -> AbstractContextManager[Server]:
