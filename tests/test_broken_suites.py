@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, gpus, load, search, timeouts, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -1197,6 +1197,7 @@ KEYS = [
     "env",
     "engine_python",
     "command",
+    "dialect",
     "url",
     "model_name",
 ]
