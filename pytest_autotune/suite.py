@@ -229,8 +229,8 @@ class Plain(Block):
     )
     dialect: DialectName | None = Field(
         default=None,
-        description="engine: command: the engine whose flags the server has, so that parallelism, quantization and "
-        "settings of any engine become flags of it.",
+        description="engine: command: whose flags the server has, so that parallelism, quantization and settings of "
+        "any engine become flags.",
     )
     url: Url | None = Field(
         default=None,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.engines.engine import Flag
-from pytest_autotune.quantization import precision
+from pytest_autotune.quantization import PRECISIONS, precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,7 +85,10 @@ class Dialect:
         """Return the flags of a cache in a precision, by its neutral or its own name."""
         if not isinstance(name, str):
             raise ValueError(f"{name!r} is not the name of a precision")
-        return dict.fromkeys(self.kv_flags, self.kv_types.get(precision(name), name))
+        neutral = precision(name)
+        if neutral in PRECISIONS["kv_cache"] and neutral not in self.kv_types:
+            raise ValueError(f"{self.name} has only {', '.join(self.kv_types)}")
+        return dict.fromkeys(self.kv_flags, self.kv_types.get(neutral, name))
 
 
 _MIB = 2**20

@@ -119,7 +119,7 @@ def expand(settings: Mapping[str, Value], dialect: Dialect | None) -> dict[str, 
         return given
     own = {name: value for name, value in given.items() if not is_ours(name, value)}
     derived: dict[str, Value] = {}
-    for name in sorted(given.keys() - own.keys(), key=_precedence):
+    for name in sorted(given.keys() - own.keys(), key=precedence):
         derived |= flags_of(name, given[name], dialect)
     known = explicit(own, dialect)
     left = {name: value for name, value in derived.items() if name not in known}
@@ -183,6 +183,6 @@ def _problem_of(name: str, value: Any) -> str:
     return ""
 
 
-def _precedence(name: str) -> tuple[int, str]:
-    """Return the place of a setting among those that may stand for the same flag: later ones win."""
+def precedence(name: str) -> tuple[int, str]:
+    """Return the place of a setting of ours among those that may stand for the same flag: later ones win."""
     return (0 if name in (parallelism.NAME, quantization.NAME) else 1, name)

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_autotune.engines.flags import flag_name, merged
-from pytest_autotune.engines.neutral import MEMORY, NAMES, dialect_of, explicit, flags_of, is_ours, unknown_memory
-from pytest_autotune.quantization import NAME as QUANTIZATION
+from pytest_autotune.engines.neutral import (
+    MEMORY,
+    NAMES,
+    dialect_of,
+    explicit,
+    flags_of,
+    is_ours,
+    precedence,
+    unknown_memory,
+)
 from pytest_autotune.space import Choice, canonical
 from pytest_autotune.spelling import nearest, show
 
@@ -76,28 +84,29 @@ def unusable_settings(suite: Suite) -> tuple[SuiteError, ...]:
 
 
 def _without_effect(suite: Suite, dialect: Dialect) -> Iterator[SuiteError]:
-    """Yield an error for each value that flags of the suite's own, which win, leave nothing of."""
+    """Yield an error for each value that settings which win leave nothing of, or nothing that tells it from another."""
     always = [parameter.name for parameter in suite.space.parameters if parameter.when is None]
     settings = merged(suite.fixed, dict.fromkeys(always))
-    set_here = explicit((name for name in settings if name not in NAMES), dialect)
-    for where, name, values in _ours(suite):
-        cache = dialect.kv_flags if name == QUANTIZATION and "kv-cache-type" in settings else ()
-        own = set_here.union(cache)
+    taken = explicit((name for name in settings if name not in NAMES), dialect)
+    for where, name, values in sorted(_ours(suite), key=lambda each: precedence(flag_name(each[1])), reverse=True):
+        expanded = [(value, flags_of(flag_name(name), value, dialect)) for value in values]
         lines: dict[str, Value] = {}
-        for value in values:
-            flags = flags_of(flag_name(name), value, dialect)
-            left = {flag: said for flag, said in flags.items() if flag not in own}
-            hidden = ", ".join(repr(flag) for flag in flags if flag in own)
+        for value, flags in expanded:
+            left = {flag: said for flag, said in flags.items() if flag not in taken}
+            hidden = ", ".join(repr(flag) for flag in flags if flag in taken)
             if flags and not left:
-                problem = f"{show(value)} has no effect: the suite sets {hidden} itself; remove one of the two"
-                yield suite.error(problem, *where)
+                yield suite.error(
+                    f"{show(value)} has no effect: {hidden} is set by another setting, which wins", *where
+                )
                 break
             if (line := canonical(left)) in lines:
-                reason = f", as the suite sets {hidden} itself" if hidden else ""
-                both = f"{show(value)} and {show(lines[line])}"
+                reason = f", as another setting sets {hidden}" if hidden else ""
+                both = f"{show(lines[line])} and {show(value)}"
                 yield suite.error(f"{both} are one command line of {dialect.name}{reason}; remove one", *where)
                 break
             lines[line] = value
+        if flag_name(name) in settings:
+            taken = taken.union(*(flags for _, flags in expanded))
 
 
 def _expanded(suite: Suite) -> Iterator[tuple[tuple[str | int, ...], Value, dict[str, Value]]]:
