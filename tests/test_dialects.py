@@ -128,14 +128,18 @@ EVERYTHING = {
         (
             "vllm",
             (),
-            ("--max-model-len 4096 --enforce-eager --cudagraph-capture-sizes 1 2 --kv-cache-dtype fp8"
-            " --max-num-batched-tokens 2048 --max-num-seqs 8 --no-enable-prefix-caching"),
+            (
+                "--max-model-len 4096 --enforce-eager --cudagraph-capture-sizes 1 2 --kv-cache-dtype fp8"
+                " --max-num-batched-tokens 2048 --max-num-seqs 8 --no-enable-prefix-caching"
+            ),
         ),
         (
             "sglang",
             (),
-            ("--context-length 4096 --disable-cuda-graph --cuda-graph-bs-decode 1 2 --kv-cache-dtype fp8_e4m3"
-            " --chunked-prefill-size 2048 --max-running-requests 8 --disable-radix-cache"),
+            (
+                "--context-length 4096 --disable-cuda-graph --cuda-graph-bs-decode 1 2 --kv-cache-dtype fp8_e4m3"
+                " --chunked-prefill-size 2048 --max-running-requests 8 --disable-radix-cache"
+            ),
         ),
         (
             "llamacpp",
@@ -150,8 +154,10 @@ EVERYTHING = {
         (
             "tgi",
             ("prefix_cache",),
-            ("--max-total-tokens 4096 --cuda-graphs 1,2 --kv-cache-dtype fp8_e4m3fn --max-batch-prefill-tokens 2048"
-            " --max-batch-size 8"),
+            (
+                "--max-total-tokens 4096 --cuda-graphs 1,2 --kv-cache-dtype fp8_e4m3fn --max-batch-prefill-tokens 2048"
+                " --max-batch-size 8"
+            ),
         ),
     ],
 )
