@@ -18,8 +18,6 @@ from pytest_autotune.quantization import PARTS, PRECISIONS, PRESETS, Quantizatio
 from pytest_autotune.space import Choice, Space, canonical
 from pytest_autotune.suite import Suite
 
-# Of each engine the flags that it has, with their choices; `source` says where that is from.
-PUBLISHED = json.loads((Path(__file__).parent / "data" / "engine_flags.json").read_text())
 QUANTIZATIONS = [
     str(asked)
     for parts in itertools.product(*(("", *PRECISIONS[part]) for part in PARTS))
@@ -34,6 +32,11 @@ EVERY_DIVISION = [
 GIB = 2**30
 H100 = Memory(80 * GIB, 140 * GIB)
 ADDRESS = Address("127.0.0.1", 8123, "m-1")
+
+
+def published(engine):
+    """Return the flags that an engine has, with their choices; the file says where each list is from."""
+    return json.loads((Path(__file__).parent / "data" / "engine_flags.json").read_text())[engine]["flags"]
 
 
 def suite(dialect, fixed=None, parameters=(), **given):
@@ -246,7 +249,7 @@ def test_a_value_that_other_settings_leave_nothing_of_is_refused(monkeypatch, di
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_flag_and_value_is_one_that_the_engine_has(dialect):
     """Of vLLM `tests/real` asks the argument parser itself."""
-    flags = PUBLISHED[dialect]["flags"]
+    flags = published(dialect)
     emitted = [said(dialect, "quantization", QUANTIZATIONS), said(dialect, "parallelism", EVERY_DIVISION)]
     for name, value in EVERYTHING.items():
         emitted.append(said(dialect, flag_name(name), [tuple(value) if isinstance(value, list) else value]))
@@ -263,7 +266,7 @@ def test_every_flag_and_value_is_one_that_the_engine_has(dialect):
 
 def test_neutral_names_are_no_flags_of_their_own_with_another_meaning():
     for name, dialect in DIALECTS.items():
-        clash = {*NEUTRAL, "parallelism"} & PUBLISHED[name]["flags"].keys()
+        clash = {*NEUTRAL, "parallelism"} & published(name).keys()
         assert all(dialect.renamed.get(each) == each for each in clash)
     assert not {*NEUTRAL, "parallelism", "quantization"} & server_flags().keys()
 

@@ -13,9 +13,11 @@ from pytest_autotune.engines.neutral import told, unknown_memory
 from pytest_autotune.engines.requirements import is_parallel, most_gpus, parallel_gpus
 from pytest_autotune.engines.sim.engine import SimEngine, server_flags
 from pytest_autotune.engines.validation import unknown_flags, unusable_settings
+from pytest_autotune.engines.vllm_layout import layout_of
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.feasibility import asks_no_less, settings_of
 from pytest_autotune.hardware import Gpu
+from pytest_autotune.modelling import expressed
 from pytest_autotune.plan import make_plan
 from pytest_autotune.seeding import at_each_degree
 from pytest_autotune.space import Choice, Space
@@ -271,3 +273,24 @@ def test_a_placeholder_gets_the_setting_as_it_stands_and_flags_the_rest(load):
     text = COMMAND.replace("'{flags}'", "-np, '{max_sequences}', '{flags}'")
     suite = load(text + "dialect: llamacpp\nfixed: {max_sequences: 4, max_batched_tokens: 512}\n")
     assert CommandEngine().command(suite, {}, ADDRESS).argv == ("serve", "8123", "-np", "4", "--batch-size", "512")
+
+
+def test_layouts_are_of_what_is_told(load):
+    suite = load("name: any\nengine: vllm\nmodel: org/model\nfixed: {quantization: fp8-kv-fp8, memory_fraction: 0.8}\n")
+    layout = layout_of(told(suite, {"parallelism": "tp4-dp2-ep", "max_sequences": 8}, VLLM), {}, gpus=None)
+    assert (layout.gpus, layout.tp, layout.dp, layout.expert_ep) == (8, 4, 2, 8)
+    assert (layout.weight_bytes, layout.kv_bytes, layout.memory_share, layout.max_sequences) == (1.0, 1.0, 0.8, 16)
+
+
+def test_a_prior_is_expressed_by_divisions(load):
+    text = "name: any\nengine: vllm\nmodel: org/model\nsearch: {strategy: bayes}\n"
+    suite = load(text + "parameters: {parallelism: [{tp: 2}, tp2-pp2], max_sequences: [8, 64]}\n")
+    rows = [
+        {"tp": 2, "pp": 1, "dp": 1, "bs": 40},
+        {"tp": 2, "pp": 2, "dp": 1, "bs": 4},
+        {"tp": 8, "pp": 1, "dp": 1, "bs": 4},
+    ]
+    assert expressed(rows, suite) == (
+        {"parallelism": "tp2", "max_sequences": 64},
+        {"parallelism": "tp2-pp2", "max_sequences": 8},
+    )

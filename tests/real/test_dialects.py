@@ -11,7 +11,7 @@ import pytest
 from pytest_autotune.engines.dialects import VLLM
 from pytest_autotune.engines.flags import to_argv
 from pytest_autotune.engines.neutral import expand
-from tests.test_dialects import EVERY_DIVISION, EVERYTHING, PUBLISHED, QUANTIZATIONS, said
+from tests.test_dialects import EVERY_DIVISION, EVERYTHING, QUANTIZATIONS, published, said
 
 PYTHON = os.environ.get("PYTEST_AUTOTUNE_VLLM_PYTHON", "")
 PARSE = """\
@@ -67,5 +67,5 @@ def test_vllm_reads_every_value_as_another_setting():
         "enable_prefix_caching": False,
         "gpu_memory_utilization": 0.5,
     }
-    for name, choices in PUBLISHED["vllm"]["flags"].items():
+    for name, choices in published("vllm").items():
         assert set(choices) <= {*document["choices"][f"--{name}"]} or name == "quantization"
