@@ -11,6 +11,7 @@ from pytest_autotune.budget import Budget, SearchEnded, cost_of, ending
 from pytest_autotune.capacity import estimated
 from pytest_autotune.confirmation import confirms, to_confirm
 from pytest_autotune.engines.flags import flag_name
+from pytest_autotune.engines.neutral import dialect_of
 from pytest_autotune.formatting import count
 from pytest_autotune.pareto import scalarised
 from pytest_autotune.records import utc_now
@@ -110,8 +111,10 @@ def how_it_ended(suite: Suite, history: tuple[TrialRecord, ...], defaults: Confi
 
 def defaults_of(suite: Suite, installed: Installed) -> Configuration:
     """Return the engine's own values of the suite's parameters, by the suite's spelling; those that it tells."""
-    flags = installed.flags or {}
-    told = {each.name: flags.get(flag_name(each.name)) for each in suite.space.parameters}
+    flags, dialect = installed.flags or {}, dialect_of(suite)
+    neutral = {} if dialect is None else dialect.renamed
+    names = {each.name: flag_name(each.name) for each in suite.space.parameters}
+    told = {name: flags.get(neutral.get(flag, flag)) for name, flag in names.items()}
     return {name: flag.default for name, flag in told.items() if flag is not None and flag.default is not None}
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune import hardware
 from pytest_autotune.engines.causes import crowded_out
+from pytest_autotune.engines.dialects import DIALECTS
 from pytest_autotune.engines.engine import Cause, CauseKind
 from pytest_autotune.engines.flags import merged
+from pytest_autotune.engines.neutral import dialect_of, expand
 from pytest_autotune.engines.requirements import environment_of, model_of
 from pytest_autotune.errors import Infeasible, MissingRequirement
 from pytest_autotune.masking import mask
 from pytest_autotune.space import canonical, label
+from pytest_autotune.structured import dialect_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pytest_autotune.engines.dialects import Dialect
     from pytest_autotune.engines.engine import Engine, Flag, Knob
     from pytest_autotune.records import StartRecord
     from pytest_autotune.space import Configuration, Value
@@ -60,7 +65,7 @@ class Feasibility:
         """Return why a server with `configuration` need not be launched; None when nothing speaks against it."""
         if cause := self.engine.refuses(self.suite, configuration):
             return Infeasible(f"{NOT_LAUNCHED}{cause}", cause=cause)
-        asked = settings_of(self.fixed, configuration)
+        asked = settings_of(self.fixed, configuration, dialect_of(self.suite))
         for start in self.known:
             if asks_no_less(asked, start.settings, knobs=self.engine.memory_knobs, flags=self.flags):
                 cause = Cause(CauseKind.OUT_OF_MEMORY, f"known to run out of memory: {start}")
@@ -99,7 +104,7 @@ def known_out_of_memory(
     then it was not its settings.
     """
     comparable = [
-        (start, settings_of(start.document["fixed"], start.configuration))
+        (start, settings_of(start.document["fixed"], start.configuration, _dialect(start.document)))
         for start in starts
         if _comparable(start.document, document)
     ]
@@ -113,9 +118,21 @@ def known_out_of_memory(
     )
 
 
-def settings_of(fixed: Mapping[str, Value], configuration: Configuration) -> dict[str, Value]:
-    """Return what a server is told, by the names of its flags; None stands for the engine's default."""
-    return {name: value for name, value in merged(fixed, configuration).items() if value is not None}
+def settings_of(
+    fixed: Mapping[str, Value], configuration: Configuration, dialect: Dialect | None = None
+) -> dict[str, Value]:
+    """Return what a server is told, by the names of its flags; None stands for the engine's default.
+
+    What the dialect has no flags for, in a record of another version of this package, stays as it is.
+    """
+    settings = merged(fixed, configuration)
+    with suppress(ValueError):
+        settings = expand(settings, dialect)
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _dialect(document: Mapping[str, Any]) -> Dialect | None:
+    return DIALECTS.get(dialect_named(document["engine"], document.get("dialect")) or "")
 
 
 def asks_no_less(

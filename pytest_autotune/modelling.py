@@ -11,11 +11,14 @@ import sys
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.engines.flags import flag_name, merged
+from pytest_autotune.engines.flags import flag_name
 from pytest_autotune.engines.installation import run_here
+from pytest_autotune.engines.neutral import dialect_of, told
 from pytest_autotune.engines.requirements import files_of_model, gpus_here
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.load.lengths import mean_length
+from pytest_autotune.parallelism import NAME as PARALLELISM
+from pytest_autotune.parallelism import Parallelism
 from pytest_autotune.seeding import fits
 from pytest_autotune.space import Choice, Float, takes
 
@@ -94,17 +97,21 @@ def expressed(rows: Iterable[Mapping[str, int]], suite: Suite) -> tuple[Configur
     A degree that is not tuned must be what the suite has fixed, or 1.
     """
     own = {flag_name(parameter.name): parameter for parameter in suite.space.parameters}
-    fixed = merged(suite.fixed)
+    fixed, whole = told(suite, {}, dialect_of(suite)), own.get(PARALLELISM)
     found: list[Configuration] = []
     for row in rows:
         configuration: dict[str, Value] = {}
         for short, flag in _FLAGS.items():
             if flag in own:
                 configuration[own[flag].name] = row[short]
-        untuned = [short for short, flag in _FLAGS.items() if flag not in own]
+        if whole is not None:
+            configuration[whole.name] = str(Parallelism(**{short: row[short] for short in _FLAGS}))
+        untuned = [short for short, flag in _FLAGS.items() if flag not in own and whole is None]
         if any(row[short] != fixed.get(_FLAGS[short], 1) for short in untuned):
             continue
-        if (seqs := own.get("max-num-seqs")) is not None and (number := _holding(seqs, row["bs"])) is not None:
+        if (seqs := own.get("max-num-seqs", own.get("max-sequences"))) is not None and (
+            number := _holding(seqs, row["bs"])
+        ) is not None:
             configuration[seqs.name] = number
         if configuration and fits(suite.space, configuration, suite.fixed):
             found.append(configuration)

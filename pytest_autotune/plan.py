@@ -17,7 +17,7 @@ from pytest_autotune.budget import Cost
 from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
 from pytest_autotune.confirmation import slot_name
 from pytest_autotune.engines.requirements import gpus_in_pool, is_parallel
-from pytest_autotune.engines.validation import unknown_flags
+from pytest_autotune.engines.validation import unknown_flags, unusable_settings
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.hardware import drivers, fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
@@ -42,12 +42,12 @@ DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     """Look the engine up on this machine and settle what identifies the suite's measurements.
 
-    Raises `SuiteError` for a setting that the installed engine does not know, and for a file of the
-    load that cannot be read.
+    Raises `SuiteError` for a setting that the engine, or the installed one, does not know, and for a file
+    of the load that cannot be read.
     """
     _check_files(suite)
     installed = engine.inspect(suite)
-    problems = unknown_flags(suite, installed)
+    problems = unusable_settings(suite) or unknown_flags(suite, installed)
     if problems:
         raise problems[0]
     searched = {**suite.search.identity(), "strategy": suite.strategy}

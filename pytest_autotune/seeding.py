@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_autotune.parallelism import NAME as PARALLELISM
+from pytest_autotune.parallelism import parallelism_of
 from pytest_autotune.space import Choice, Integer, Unfit, canonical, grid_points
 from pytest_autotune.spelling import show
 
@@ -99,13 +101,22 @@ def assigned(index: int, first: Sequence[Configuration], taken: Mapping[int, Con
     return remaining[place] if place < len(remaining) else None
 
 
-def _degrees(parameter: Parameter) -> list[int]:
-    """Return the degrees of a parallelism, ascending; none of one with many, or of something else."""
+def _degrees(parameter: Parameter) -> list[Value]:
+    """Return the degrees of a parallelism, ascending; none of one with many, or of something else.
+
+    Of `parallelism` those that take several GPUs: the others are as good as what the engine does by itself.
+    """
     if not isinstance(parameter, Choice | Integer):
         return []
     try:
         values = grid_points(parameter)
     except ValueError:
         return []
-    degrees = sorted(value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    if parameter.name == PARALLELISM:
+        sizes = {value: found.gpus for value in values if (found := parallelism_of(value)) is not None}
+        degrees = sorted((value for value, gpus in sizes.items() if gpus > 1), key=sizes.__getitem__)
+    else:
+        degrees = sorted(
+            value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0
+        )
     return degrees if len(degrees) <= DEGREES else []

@@ -38,6 +38,7 @@ from pytest_autotune.masking import mask, mask_argv
 from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
+from pytest_autotune.structured import DialectName
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import Terms
 from pytest_autotune.suite_gpus import GpuPool
@@ -227,6 +228,11 @@ class Plain(Block):
         "one line that is split but never given to a shell.",
         examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
     )
+    dialect: DialectName | None = Field(
+        default=None,
+        description="engine: command: whose flags the server has, so that parallelism, quantization and settings of "
+        "any engine become flags.",
+    )
     url: Url | None = Field(
         default=None,
         description="engine: endpoint: base URL of the running server.",
@@ -359,6 +365,8 @@ class Suite(Plain):
             },
         )
         content["load"] = sent(content["load"])
+        if self.dialect is not None:  # without one, what was measured before there were any still holds
+            content["dialect"] = self.dialect
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -17,6 +17,7 @@ from pytest_autotune.problems import Collector, Problem, Problems, dotted
 from pytest_autotune.slo import DELIVERED, ERROR_RATE, Limit, Tier, certified_statistic
 from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
+from pytest_autotune.structured import dialect_named, normalise
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
@@ -50,7 +51,7 @@ _RESERVED = {
 }
 _TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput", "cost_per_million_output_tokens")
 _NEED_MODEL = ("vllm", "sim")
-_ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command")
+_ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command", "dialect")
 
 
 def _objectives(value: Any, info: ValidationInfo) -> tuple[Objective, ...]:
@@ -155,7 +156,7 @@ def load_suite(path: Path, *, known_flags: Collection[str] | None = None, metric
         problem = f"{show(source.value)} is not a mapping of keys to values; write e.g. 'name: chat'"
         raise SuiteError(problem, path=path, line=source.line(()))
     try:
-        source = expand(source, path)
+        source = normalise(expand(source, path))
     except Problems as problems:
         raise _first(problems.found, source, path) from None
     try:
@@ -286,6 +287,8 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
         )
     if file.engine == "command" and not file.command:
         collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
+    if file.dialect is not None and dialect_named(file.engine) is not None:
+        collector.note(("dialect",), f"{file.engine!r} has its own flags; remove it or write engine: command")
     if file.engine in _NEED_MODEL and file.command:
         collector.note(("command",), f"{file.engine!r} makes its own command; remove it or write engine: command")
 

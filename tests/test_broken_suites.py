@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -151,6 +151,66 @@ BROKEN = [
         "name: chat\nengine: vllm\n",
         "chat.yaml:2: engine: 'vllm' needs model: a name or path, e.g. meta-llama/Llama-3.1-8B-Instruct",
         id="vllm without model",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism:\n    - tp2\n    - {tp: 2}\n",
+        "chat.yaml:7: parameters.parallelism[1]: {\"tp\": 2} is 'tp2' in another spelling; remove one of the two",
+        id="parallelism in two spellings",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism: [tp2, tp2]\n",
+        "chat.yaml:5: parameters.parallelism[1]: 'tp2' is listed twice",
+        id="parallelism twice",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism: {choice: [4]}\n",
+        "chat.yaml:5: parameters.parallelism.choice[0]: 4 is no parallelism; write e.g. tp4, tp2-pp2, tp4-ep or {tp: 4, dp: 2}; null is the engine's default",
+        id="parallelism is a number",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism: {int: [1, 8]}\n",
+        'chat.yaml:5: parameters.parallelism: {"int": [1, 8]} is a range; list the values',
+        id="parallelism is a range",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nfixed:\n  parallelism: {tpp: 2}\n",
+        "chat.yaml:5: fixed.parallelism.tpp: unknown key (did you mean 'tp'?); allowed: tp, pp, dp, adp, cp, dcp, ep",
+        id="parallelism with a typo",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  quantization: [default, null]\n",
+        "chat.yaml:5: parameters.quantization[1]: null is 'default' in another spelling; remove one of the two",
+        id="default in two spellings",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  quantization:\n    - {weights: fp8, kv_cache: fp9}\n",
+        "chat.yaml:6: parameters.quantization[0].kv_cache: 'fp9' is not one of bf16, fp16, fp32, fp8, fp8_e5m2, int8, int4, nvfp4 (did you mean 'fp8'?); leave it out for the engine's default",
+        id="quantization with a typo",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism: [tp2, tp4]\nforbidden:\n  - {parallelism: [{tp: 2}, {tp: 8}]}\n",
+        'chat.yaml:7: forbidden[0].parallelism: \'tp8\' is never tried; write one of ["tp2", "tp4"]',
+        id="forbidden parallelism",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\nparameters:\n  parallelism: [tp2, tp4]\nsearch: {strategy: bayes, seeds: [{parallelism: tp3x}]}\n",
+        "chat.yaml:6: search.seeds[0].parallelism: 'tp3x' is no parallelism: 'tp3x' is not one of its parts; write e.g. tp4, tp2-pp2, tp4-ep or {tp: 4, dp: 2}; null is the engine's default",
+        id="seed with a typo",
+    ),
+    pytest.param(
+        'name: chat\nengine: command\ncommand: [serve, "{port}", "{flags}"]\nfixed: {parallelism: {tp: 2}}\n',
+        'chat.yaml:4: fixed.parallelism: {"tp": 2} becomes flags of an engine, and those of a command are not known; add dialect: with the engine whose flags it has: vllm, sglang, llamacpp, trtllm, tgi',
+        id="structured value without a dialect",
+    ),
+    pytest.param(
+        'name: chat\nengine: command\ncommand: [serve, "{port}", "{flags}"]\ndialect: vlm\n',
+        "chat.yaml:4: dialect: 'vlm' is not one of vllm, sglang, llamacpp, trtllm, tgi (did you mean 'vllm'?)",
+        id="unknown dialect",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: llama\ndialect: vllm\n",
+        "chat.yaml:4: dialect: 'sim' has its own flags; remove it or write engine: command",
+        id="dialect of an engine",
     ),
     pytest.param(
         "name: chat\nengine: sim\n",
@@ -1260,6 +1320,7 @@ KEYS = [
     "env",
     "engine_python",
     "command",
+    "dialect",
     "url",
     "model_name",
 ]

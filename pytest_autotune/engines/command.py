@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
+from pytest_autotune.engines.neutral import contradiction, dialect_of, told
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_autotune.engines.dialects import Dialect
     from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
@@ -58,14 +60,17 @@ class CommandEngine:
         return Installed(missing=tuple(dict.fromkeys(missing)))
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
-        """Fill in the template; ``{flags}`` becomes every setting that no other element names."""
-        settings = merged(suite.fixed, configuration)
+        """Fill in the template; ``{flags}`` becomes every setting that no other element names.
+
+        In the dialect that the suite says: what a setting stands for there, without what other elements name.
+        """
+        settings, dialect = merged(suite.fixed, configuration), dialect_of(suite)
         named = {flag_name(name) for name in _names(suite)}
         given = {"host": address.host, "port": str(address.port), "model_name": address.model_name}
         argv: list[str] = []
         for element in suite.command:
             if element == FLAGS:
-                argv += to_argv({name: value for name, value in settings.items() if name not in named}, None)
+                argv += _flags(told(suite, configuration, dialect, without=named), dialect)
             else:
                 argv.append(_filled(element, suite, settings=settings, given=given))
         return Command((_executable(argv[0], suite), *argv[1:]), requirements.environment_of(suite))
@@ -78,11 +83,15 @@ class CommandEngine:
         return requirements.parallel_gpus(settings) if requirements.is_parallel(settings) else 0
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
-        """Say that a server takes more GPUs than there are; nothing else is known of one of unknown make."""
+        """Say that a server takes more GPUs than there are or, in a known dialect, what contradicts its model."""
+        if (dialect := dialect_of(suite)) is not None:
+            problem = contradiction(told(suite, configuration, dialect), suite, dialect)
+            if problem:
+                return Cause(CauseKind.BAD_ARGUMENT, problem)
         if not self._needs_gpus(suite):
             return None
-        problem = requirements.too_few_for(suite, self.gpus(suite, configuration))
-        return Cause(CauseKind.BAD_ARGUMENT, problem) if problem else None
+        lacking = requirements.too_few_for(suite, self.gpus(suite, configuration))
+        return Cause(CauseKind.BAD_ARGUMENT, lacking) if lacking else None
 
     def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
         """Return None: nothing is known of a server of unknown make."""
@@ -103,6 +112,22 @@ class CommandEngine:
     def _needs_gpus(self, suite: Suite) -> bool:
         names = [*suite.fixed, *(parameter.name for parameter in suite.space.parameters)]
         return suite.gpus is not None or requirements.is_parallel(dict.fromkeys(names))
+
+
+def _flags(settings: Mapping[str, Value], dialect: Dialect | None) -> tuple[str, ...]:
+    """Return settings as arguments, spelled as the engine of the dialect spells its flags."""
+    if dialect is None:
+        return to_argv(settings, None)
+    argv: list[str] = []
+    for name, value in settings.items():
+        arguments = to_argv({name: value}, dialect.flags)
+        argv += [*(_underscored(each) for each in arguments[:1]), *arguments[1:]] if dialect.underscores else arguments
+    return tuple(argv)
+
+
+def _underscored(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"--{flag.removeprefix('--').replace('-', '_')}{equals}{value}"
 
 
 def _names(suite: Suite) -> set[str]:

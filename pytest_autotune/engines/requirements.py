@@ -14,6 +14,8 @@ from pytest_autotune import hardware
 from pytest_autotune.engines.flags import flag_name, merged
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.formatting import count
+from pytest_autotune.parallelism import NAME as PARALLELISM
+from pytest_autotune.parallelism import Parallelism, parallelism_of
 from pytest_autotune.space import Choice
 from pytest_autotune.suite_gpus import GpuPool
 from pytest_autotune.variables import expand
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
 _BYTES_PER_PARAMETER = 0.5  # 4-bit weights: the least that a download can need
-_PARALLEL = (  # settings whose product is the number of GPUs, each in the spellings of vLLM and SGLang
-    ("tensor-parallel-size", "tp-size", "tp"),
+_PARALLEL = (  # settings whose product is the number of GPUs, each in the spellings of the engines
+    ("tensor-parallel-size", "tp-size", "tp", "num-shard"),
     ("pipeline-parallel-size", "pp-size", "pp"),
-    ("prefill-context-parallel-size",),
+    ("prefill-context-parallel-size", "context-parallel-size", "cp-size"),
     ("data-parallel-size-local", "data-parallel-size", "dp-size", "dp"),
 )
 
@@ -141,15 +143,23 @@ def gpus_taken(suite: Suite, settings: Mapping[str, Value]) -> int:
 
 
 def parallel_sizes(settings: Mapping[str, Value]) -> tuple[int, ...]:
-    """Return the sizes of tensor, pipeline, prefill-context and data parallelism; 1 of what is not set."""
+    """Return the sizes of tensor, pipeline, prefill-context and data parallelism; 1 of what is not set.
+
+    Those of `parallelism` as well, unless a setting of the engine says another one.
+    """
     values = {flag_name(name): value for name, value in settings.items()}
-    found = (next((values[name] for name in spellings if name in values), None) for spellings in _PARALLEL)
-    return tuple(size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1 for size in found)
+    whole = parallelism_of(values.get(PARALLELISM)) or Parallelism()
+    found = []
+    for spellings, size in zip(_PARALLEL, (whole.tp, whole.pp, whole.cp, whole.dp), strict=True):
+        value = next((values[name] for name in spellings if name in values), size)
+        found.append(value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1)
+    return tuple(found)
 
 
 def is_parallel(settings: Mapping[str, Value]) -> bool:
-    """Say whether any of `settings` is a parallel size."""
-    return any(flag_name(name) in spellings for name in settings for spellings in _PARALLEL)
+    """Say whether any of `settings` is a parallel size, or all of them at once."""
+    names = (flag_name(name) for name in settings)
+    return any(name == PARALLELISM or any(name in spellings for spellings in _PARALLEL) for name in names)
 
 
 def most_gpus(suite: Suite) -> int:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.deploy.docker import in_container
 from pytest_autotune.engines import causes, requirements, vllm_layout, vllm_rules
+from pytest_autotune.engines.dialects import VLLM
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
-from pytest_autotune.engines.flags import flag_name, merged, to_argv
+from pytest_autotune.engines.flags import flag_name, to_argv
 from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation, run_here
+from pytest_autotune.engines.neutral import told
 from pytest_autotune.engines.roofline import Served, gpu_named
 from pytest_autotune.engines.transformer import read_transformer
 from pytest_autotune.errors import MissingRequirement
@@ -114,7 +116,7 @@ class VllmEngine:
             *(requirements.interpreter_of(suite), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", requirements.model_of(suite), "--served-model-name", address.model_name),
             *("--host", address.host, "--port", str(address.port)),
-            *to_argv(merged(suite.fixed, configuration), installation.flags),
+            *to_argv(told(suite, configuration, VLLM), installation.flags),
         ]
         # Without the development mode there is no way to empty the prefix cache between batches.
         return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
@@ -130,7 +132,7 @@ class VllmEngine:
             device = ""
         if device == "cpu":
             return 0
-        return requirements.gpus_taken(suite, merged(suite.fixed, configuration))
+        return requirements.gpus_taken(suite, told(suite, configuration, VLLM))
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
         """Say which rule of vLLM's a configuration breaks, or what it lacks here: GPUs, or their memory.
@@ -141,7 +143,7 @@ class VllmEngine:
         if here is None:
             return None
         flags = here.installation.flags
-        settings = {name: value for name, value in merged(suite.fixed, configuration).items() if value is not None}
+        settings = {name: value for name, value in told(suite, configuration, VLLM).items() if value is not None}
         version = here.installation.version
         if problem := vllm_rules.contradiction(settings, here.checkpoint.config, flags=flags, version=version):
             return Cause(CauseKind.BAD_ARGUMENT, problem)
@@ -182,10 +184,10 @@ class VllmEngine:
         try:
             installation = self._installation(suite)
         except MissingRequirement:
-            return vllm_layout.layout_of(merged(suite.fixed, configuration), {}, gpus=suite.gpus)
+            return vllm_layout.layout_of(told(suite, configuration, VLLM), {}, gpus=suite.gpus)
         if installation.device == "cpu":
             return None
-        return vllm_layout.layout_of(merged(suite.fixed, configuration), installation.flags, gpus=suite.gpus)
+        return vllm_layout.layout_of(told(suite, configuration, VLLM), installation.flags, gpus=suite.gpus)
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""

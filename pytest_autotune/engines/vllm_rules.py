@@ -88,6 +88,7 @@ def contradiction(
 
     * attention heads: `verify_with_parallel_config` in vllm/config/model.py
     * tokens and sequences of a step: `verify_max_model_len` in vllm/config/scheduler.py
+    * weights that are quantized already: `_verify_quantization` in vllm/config/model.py
     * tokens of a step and length of a sequence: the same; releases before 0.12 turned chunked prefill on
       whatever they were told (vllm-project/vllm issue 18547)
     """
@@ -96,6 +97,8 @@ def contradiction(
     overridden = any(name.partition(".")[0] == "hf-overrides" for name in settings)
     if tp and isinstance(heads, int) and heads % tp and not overridden:
         return f"{heads} attention heads cannot be shared by tensor-parallel-size {tp}"
+    if not overridden and (problem := quantized_already(settings.get("quantization"), config)):
+        return problem
     tokens = _whole("max-num-batched-tokens", settings, flags)
     sequences = _whole("max-num-seqs", settings, flags)
     if tokens and sequences and tokens < sequences:
@@ -105,6 +108,19 @@ def contradiction(
     if whole_prompts and tokens and length and tokens < length:
         return f"max-num-batched-tokens {tokens} is less than max-model-len {length} without chunked prefill"
     return ""
+
+
+def quantized_already(method: Value, config: Mapping[str, Any]) -> str:
+    """Return why weights cannot be loaded in 8 bits (fp8), or an empty text: those of a checkpoint in another format.
+
+    vLLM and SGLang compare the method with the checkpoint's, and refuse another one. Other methods may be
+    another name for the checkpoint's (awq_marlin for awq), so nothing is said of them.
+    """
+    stored = config.get("quantization_config")
+    own = stored.get("quant_method") if isinstance(stored, dict) else None
+    if method != "fp8" or not isinstance(own, str) or own in ("", "fp8"):
+        return ""
+    return f"weights that are stored as {own} cannot be quantized to fp8 as they are loaded"
 
 
 def too_large(settings: Mapping[str, Value], checkpoint: Checkpoint, device: Device) -> str:

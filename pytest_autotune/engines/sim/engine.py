@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest_autotune
 from pytest_autotune.engines import requirements
+from pytest_autotune.engines.dialects import VLLM
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Flag, Installed
-from pytest_autotune.engines.flags import flag_name, merged, to_argv
+from pytest_autotune.engines.flags import flag_name, to_argv
+from pytest_autotune.engines.neutral import told
 from pytest_autotune.engines.sim.arguments import MANAGED, build_parser
 from pytest_autotune.engines.sim.hardware import SHAPES, find_shape
 
@@ -67,7 +69,7 @@ class SimEngine:
             *("--host", address.host, "--port", str(address.port)),
             *model,
             *("--served-model-name", address.model_name),
-            *to_argv(merged(suite.fixed, configuration), server_flags()),
+            *to_argv(told(suite, configuration, VLLM), server_flags()),
         )
         if suite.deploy == "docker":  # the image has the package
             return Command(argv=argv)
@@ -77,7 +79,7 @@ class SimEngine:
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return the simulated GPUs; the machine needs none."""
-        value = merged(suite.fixed, configuration).get("tensor-parallel-size")
+        value = told(suite, configuration, VLLM).get("tensor-parallel-size")
         return 1 if value is None else int(value)
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002 - the contract's names
