@@ -32,7 +32,6 @@ LAYERS = [
         "suite_schema",
         "baseline",
         "presets",
-        "earlier",
     },
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
@@ -57,6 +56,7 @@ LAYERS = [
     | {"verifying", "references", "pairing", "history", "views", "progress", "results", "run", "load_command"},
     {
         "baselines_command",
+        "earlier",
         "import_command",
         "new_command",
         "drafting",

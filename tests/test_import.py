@@ -101,10 +101,32 @@ def test_a_switch_that_is_false_is_left_out_as_it_was(task):
     assert "fixed" not in suite
 
 
-def test_presets_may_be_overridden_beside_them(task):
-    suite = task(quant_config={"preset": "dynamic-fp8", "kvcache_dtype": ["auto", "fp8_e4m3"]}).suites["t"]
-    fp8 = {"weights": "fp8", "attention": "fp8", "moe": "fp8"}
-    assert suite["parameters"]["quantization"] == [fp8, {"weights": "fp8", "kv_cache": "fp8_e4m3", **fp8}]
+def test_presets_may_be_overridden_beside_them_and_what_no_flag_says_is_left_out(task):
+    imported = task(quant_config={"preset": "dynamic-fp8", "kvcache_dtype": ["auto", "fp8_e5m2"]})
+    quantization = [{"weights": "fp8", "moe": "fp8"}, {"weights": "fp8", "kv_cache": "fp8_e5m2", "moe": "fp8"}]
+    assert imported.suites["t"]["parameters"]["quantization"] == quantization
+    (remark,) = (remark for remark in imported.remarks if remark.startswith("quant_config"))
+    assert remark.startswith(
+        "quant_config.attention_dtype: fp8 is left out, as it was: attention fp8: vllm has no flag"
+    )
+
+
+def test_what_one_engine_was_told_by_a_name_is_what_it_is_told_now(task):
+    fields = {"gemm_dtype": "bfloat16", "kvcache_dtype": "fp8"}
+    told = {engine: task(engine=engine, quant_config=fields).suites["t"]["fixed"] for engine in ("vllm", "sglang")}
+    assert told["vllm"]["quantization"] == {"weights": "bf16", "kv_cache": "fp8"}
+    assert told["sglang"]["quantization"] == {"weights": "bf16", "kv_cache": "fp8_e5m2"}
+
+
+def test_a_division_that_the_engine_has_not_is_left_out(task):
+    imported = task(engine="sglang", parallel_config={"tp": [2, 4], "cp": [1, 2], "moe_dense_tp": 1})
+    assert imported.suites["t"]["parameters"]["parallelism"] == [{"tp": 2}, {"tp": 4}]
+    said = [remark for remark in imported.remarks if remark.startswith("parallel_config")]
+    assert said[0].startswith("parallel_config.moe_dense_tp: is left out")
+    assert [remark.partition(" is left out: ")[0] for remark in said[1:]] == [
+        "parallel_config: tp2-cp2",
+        "parallel_config: tp4-cp2",
+    ]
 
 
 def test_what_has_no_equivalent_is_said(task):

@@ -12,10 +12,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.parallelism import Parallelism
+from pytest_autotune.quantization import Quantization
 from pytest_autotune.spelling import nearest, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_autotune.engines.dialects import Dialect
     from pytest_autotune.problems import Collector
+
+    Remark = Callable[[str, str], None]  # of a place in the task, what became of it
 
 AUTO = "auto"  # what the engine and the checkpoint make of it
 _FIELDS = MappingProxyType(
@@ -26,7 +33,8 @@ _FIELDS = MappingProxyType(
         "moe_dtype": "moe",
     }
 )
-_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}  # else they are called alike
+_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8_e4m3": "fp8"}  # else they are called alike
+_TYPES = {"sglang": {("kvcache_dtype", "fp8"): "fp8_e5m2"}}  # what the earlier system made of a name for one engine
 _QUANTIZED = {
     "default": {},
     "kv-cache-fp8": {"kvcache_dtype": "fp8_e5m2"},
@@ -39,7 +47,8 @@ _QUANTIZED = {
         "moe_dtype": "w4afp8",
     },
 }
-_SIZES = ("tp", "pp", "dp", "dcp", "cp", "moe_tp", "moe_ep", "moe_cluster", "moe_dense_tp")
+_SIZES = ("tp", "pp", "dp", "dcp", "cp")
+_WITHOUT = ("moe_tp", "moe_ep", "moe_cluster", "moe_dense_tp")
 _EXPERTS = "enable_expert_parallel"
 _DEGREES = {
     "single-gpu": {"tp": 1},
@@ -53,43 +62,68 @@ _DEGREES = {
 _OWN_DEGREES = {"sglang": {"moe-optimized": {"tp": 2, "dp": 8, "moe_dense_tp": 2}}}
 
 
-def quantizations(value: Any, collector: Collector) -> list[Any]:
+def quantizations(value: Any, dialect: Dialect, collector: Collector, remark: Remark) -> list[Any]:
     """Return the values of `quantization` that a `quant_config` comes to, in its order; None where all is automatic.
 
-    Problems go to `collector`. A field may be a list; several make every combination. What is beside a preset
-    overrides its fields.
+    A field may be a list; several make every combination. What is beside a preset overrides its fields. Problems go
+    to `collector`, and to `remark` what the engine has no flag for: the earlier system left that out as well.
     """
     given = _mapping(value, "quant_config", collector)
     _refuse_unknown(given, (*_FIELDS, "preset", "presets"), "quant_config", collector)
     found = []
     for preset in _named(given, _QUANTIZED, "quant_config", collector):
         chosen = {**preset, **{name: each for name, each in given.items() if name in _FIELDS}}
-        found += [_quantized(combination) for combination in _combinations(chosen)]
+        found += [_quantized(combination, dialect, remark) for combination in _combinations(chosen)]
     return _distinct(found)
 
 
-def degrees(value: Any, engine: str, collector: Collector) -> list[dict[str, Any]]:
-    """Return the values of `parallelism` that a `parallel_config` comes to, in its order; one GPU is ``{tp: 1}``."""
+def degrees(value: Any, dialect: Dialect, collector: Collector, remark: Remark) -> list[dict[str, Any]]:
+    """Return the values of `parallelism` that a `parallel_config` comes to, in its order; one GPU is ``{tp: 1}``.
+
+    Problems go to `collector`, and to `remark` what the engine cannot do.
+    """
     given = _mapping(value, "parallel_config", collector)
-    known = (*_SIZES, _EXPERTS)
+    known = (*_SIZES, *_WITHOUT, _EXPERTS)
     _refuse_unknown(given, (*known, "preset", "presets"), "parallel_config", collector)
-    presets = {**_DEGREES, **_OWN_DEGREES.get(engine, {})}
+    presets = {**_DEGREES, **_OWN_DEGREES.get(dialect.name, {})}
     found = []
     for preset in _named(given, presets, "parallel_config", collector):
         chosen = {**preset, **{name: each for name, each in given.items() if name in known}}
-        found += [_degree(combination) for combination in _combinations(chosen)]
+        for combination in _combinations(chosen):
+            degree = _degree(combination, remark)
+            try:
+                dialect.divide(Parallelism(**degree))
+                found.append(degree)
+            except ValueError as error:
+                remark("parallel_config", f"{_shown(degree)} is left out: {error}")
     return _distinct(found)
 
 
-def _quantized(fields: Mapping[str, str]) -> dict[str, str] | None:
-    written = {name: value for name, value in fields.items() if value is not None and value != AUTO}
-    return {_FIELDS[name]: _TYPES.get(value, value) for name, value in written.items()} or None
+def _quantized(fields: Mapping[str, str], dialect: Dialect, remark: Remark) -> dict[str, str] | None:
+    kept = {}
+    for name, value in fields.items():
+        if value is None or value == AUTO:
+            continue
+        part, precision = _FIELDS[name], _TYPES.get(dialect.name, {}).get((name, value), _NAMES.get(value, value))
+        try:
+            dialect.quantize(Quantization(**{part: precision}))
+            kept[part] = precision
+        except ValueError as error:
+            remark(f"quant_config.{name}", f"{value} is left out, as it was: {error}")
+    return kept or None
 
 
-def _degree(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _degree(fields: Mapping[str, Any], remark: Remark) -> dict[str, Any]:
+    for name in fields:
+        if name in _WITHOUT:
+            remark(f"parallel_config.{name}", "is left out: parallelism does not say it; set the engine's own flag")
     sizes = {name: value for name, value in fields.items() if name in _SIZES and value not in (None, 1)}
     experts = {"ep": True} if fields.get(_EXPERTS) else {}
     return {**sizes, **experts} or {"tp": 1}
+
+
+def _shown(degree: Mapping[str, Any]) -> str:
+    return "-".join(name if size is True else f"{name}{size}" for name, size in degree.items())
 
 
 def _named(

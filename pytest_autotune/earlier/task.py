@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.earlier.structured import degrees, quantizations
+from pytest_autotune.engines.dialects import DIALECTS
 from pytest_autotune.errors import SuiteError
 from pytest_autotune.problems import Collector, dotted
 from pytest_autotune.space import canonical
@@ -176,11 +177,11 @@ class _Reader:
 
     def _settings(self) -> dict[str, Any]:
         """Return `parameters` and `fixed`: what has one value only is fixed, for the earlier system had no defaults."""
-        values = self._parameters()
+        values, dialect = self._parameters(), DIALECTS[self._engine]
         if (task := self._task).get("quant_config"):
-            values["quantization"] = quantizations(task["quant_config"], self.collector)
+            values["quantization"] = quantizations(task["quant_config"], dialect, self.collector, self._remark)
         if task.get("parallel_config"):
-            values["parallelism"] = degrees(task["parallel_config"], self._engine, self.collector)
+            values["parallelism"] = degrees(task["parallel_config"], dialect, self.collector, self._remark)
         single = {name: value[0] for name, value in values.items() if isinstance(value, list) and len(value) == 1}
         fixed = {name: value for name, value in single.items() if value is not None}
         parameters = {name: value for name, value in values.items() if name not in single}
@@ -347,7 +348,8 @@ class _Reader:
             self.collector.note(tuple(where), problem)
 
     def _remark(self, place: str, text: str) -> None:
-        self.remarks.append(f"{place}: {text}")
+        if (remark := f"{place}: {text}") not in self.remarks:
+            self.remarks.append(remark)
 
 
 def _slug(scenario: str) -> str:
