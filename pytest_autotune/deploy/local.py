@@ -58,6 +58,10 @@ class LocalServer(GuardedServer):
         super().__init__(launch, url=address.url, model_name=address.model_name, argv=argv, log=log, process=process)
         self._port = address.port
 
+    def pids(self) -> list[int]:
+        """Return the living processes of the server."""
+        return self.process.pids()
+
     def absent(self) -> str | None:
         """Say that nothing listens on our port; a stranger there is not even asked."""
         for _ in range(2):  # a process that is forked while we look may be missed once
