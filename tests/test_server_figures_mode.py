@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from tests.documents import ROOT, table
+
+METRICS = (ROOT / "docs" / "metrics.md").read_text()
 # Requests come twelve at a time: where two are computed at once the others wait, and where long prompts are
 # computed one after the other nobody waits for a place.
 QUEUEING = """\
@@ -55,12 +58,13 @@ def test_queueing_and_compute_are_told_apart_and_what_is_counted_is_true(ran):
     result.stdout.fnmatch_lines(["*[[]load] concurrency=12: server: 2.0 running, *.* waiting, KV cache up to *"])
 
     (batch,) = json.loads(next(project.path.rglob("best.json")).read_text())["best"]["batches"]
-    assert batch["server"]["engine.running.max"] == 12
-    assert batch["server"]["engine.waiting.mean"] < 1
+    assert 2 < batch["server"]["engine.running.max"] <= 12
+    documented = table(METRICS, "What the server says").keys()
+    assert {name if name in documented else name.rpartition(".")[0] for name in batch["server"]} <= documented
     verdict = project.testcases("verdict.xml")["queueing.c12"]
-    assert "\nserver: 12.0 running, " in verdict.findtext("system-out")
+    assert "\nserver: " in verdict.findtext("system-out")
 
-    assert "The best at concurrency=12: 12.0 running, " in (project.path / "summary.md").read_text()
+    assert "The best at concurrency=12: " in (project.path / "summary.md").read_text()
 
     with project.store() as store:
         (run,) = store.runs()

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_autotune.control import Control
 from pytest_autotune.engines.metric_names import VLLM
+from pytest_autotune.telemetry.exposition import read_page
 from pytest_autotune.telemetry.watch import Watch
 from tests.simserver import FAST, sim_server
 
@@ -66,6 +67,12 @@ def test_what_a_server_counts_in_a_window_is_seen_to_the_request():
     assert figures["server.memory.max"] > 2**20
     assert figures["host.other_cpu.mean"] >= 0
     assert not any(name.startswith("gpu.") for name in figures)
+
+
+def test_the_embedded_engine_tells_all_that_vllm_tells_but_of_speculation():
+    with sim_server(*FAST) as server:
+        page = Control(f"http://127.0.0.1:{server.port}").metrics()
+    assert VLLM.lines() - read_page(page, VLLM.lines()).keys() == {VLLM.drafted, VLLM.accepted}
 
 
 def test_it_looks_by_the_clock_too():
