@@ -12,13 +12,16 @@ from pytest_autotune.pricing import with_costs
 from pytest_autotune.recorded import figures_of
 from pytest_autotune.records import BatchRecord
 from pytest_autotune.selection import judge_trial
+from pytest_autotune.slowness import client_figures
 from pytest_autotune.statistics import measured
+from pytest_autotune.telemetry.remarks import doubts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from pytest_autotune.engines.engine import Cause
+    from pytest_autotune.deploy.server import Server
+    from pytest_autotune.engines.engine import Abilities, Cause
     from pytest_autotune.load.generator import Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Measurement, Sample
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_autotune.slo import Ruling
     from pytest_autotune.store import Store
     from pytest_autotune.suite import Suite
+    from pytest_autotune.telemetry.watch import Watch
 
     Enough = Callable[[Sequence[Sample], float], str]
 
@@ -118,10 +122,26 @@ def _resolved(suite: Suite, level: Level, decided: dict[str, Ruling]) -> Enough 
     return enough
 
 
+def watch_of(server: Server, abilities: Abilities, *, headers: Mapping[str, str]) -> Watch:
+    """Return what looks at a server in a batch: its page where it has one, its machine, the GPUs it was given."""
+    from pytest_autotune.control import Control
+    from pytest_autotune.telemetry.watch import SCRAPE_S, OnGpus, Watch
+
+    indices = server.gpus if isinstance(server, OnGpus) else ()
+    control = Control(server.url, headers=headers, timeout_s=SCRAPE_S)
+    return Watch(control, abilities.metrics, server=server, gpus=indices)
+
+
 def record_of(
-    measurement: Measurement, started_at: datetime, suite: Suite, *, gpus: int, decided: Mapping[str, Ruling]
+    measurement: Measurement,
+    started_at: datetime,
+    suite: Suite,
+    *,
+    gpus: int,
+    decided: Mapping[str, Ruling],
+    server: Mapping[str, float],
 ) -> BatchRecord:
-    """Return the record of a measured batch; what was decided while it ran stands."""
+    """Return the record of a measured batch; what was decided while it ran stands, `server` is what was seen of it."""
     samples, window_s = measurement.samples, measurement.window_s
     figures = figures_of(samples, window_s, suite, gpus=gpus, delivered=measurement.delivered)
     saturated = measurement.client.saturated
@@ -140,7 +160,8 @@ def record_of(
         stopped=measurement.stopped,
         intervals=figures.intervals,
         rulings={**figures.rulings, **decided},
-        remarks=_remarks(measurement),
+        remarks=(*_remarks(measurement), *doubts(server)),
+        server=_with_client(server, measurement, figures.metrics),
     )
     return with_costs(record, suite.hourly, gpus=gpus)
 
@@ -165,6 +186,19 @@ def _until_resolved(suite: Suite, level: Level) -> bool:
     """Say whether a batch is as long as its verdict takes; other tools and other shapes end by themselves."""
     even = level.shape in ("concurrency", "rate")
     return suite.confidence is not None and even and suite.load.generator == "builtin"
+
+
+def _with_client(
+    server: Mapping[str, float], measurement: Measurement, metrics: Mapping[str, float]
+) -> dict[str, float]:
+    """Return what was seen of a server with what only the client can add: its latencies, and energy for each token."""
+    figures = dict(server)
+    if any(name.startswith("engine.") for name in server):
+        figures |= client_figures(measurement.samples, measurement.window_s)
+    tokens = metrics.get("output_throughput", 0.0) * measurement.window_s
+    if tokens and "gpu.energy" in server:
+        figures["gpu.energy_per_output_token"] = server["gpu.energy"] / tokens
+    return figures
 
 
 def _remarks(measurement: Measurement) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class BatchRecord:
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # of metrics, at 95 % confidence
     rulings: Mapping[str, Ruling] = field(default_factory=dict)  # of limits that were tested, by metric
     remarks: tuple[str, ...] = ()  # what the reader of the numbers should know: a batch that was not steady
+    server: Mapping[str, float] = field(default_factory=dict)  # what was seen of the server and its machine meanwhile
 
 
 @dataclass(frozen=True, slots=True)

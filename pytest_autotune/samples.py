@@ -163,3 +163,4 @@ class Measurement:
     delivered: float = 1.0  # share of the load asked for that reached the server, at most 1
     oversaturated: str = ""  # how the server fell behind an open loop without bound; empty when it did not
     stopped: str = ""  # why the window closed before its time; empty when it did not
+    opened_s: float | None = None  # when the window did, on this machine's monotonic clock; None where nobody noted it

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pytest_autotune.confirmation import merge_repeats
 from pytest_autotune.formatting import count, quantity, title
 from pytest_autotune.slo import Check, Status, Verdict, judge, penalised
+from pytest_autotune.slowness import spent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_autotune.records import BatchRecord, TrialRecord
     from pytest_autotune.samples import Level
     from pytest_autotune.slo import Limit
+    from pytest_autotune.slowness import Spent
 
 NOISE = 0.01  # relative; vLLM's tune_speculative_k and its tuning recipes also call results within 1 % a tie
 _FINDINGS = ("out of memory", "bad argument")  # causes that the configuration is to blame for
@@ -260,6 +262,8 @@ def judge_record(record: BatchRecord, limits: Sequence[Limit], *, steepness: flo
     verdict = judge(record.metrics, limits, steepness=steepness, no_data=_no_data(record), rulings=record.rulings)
     if any(check.limit.metric == "delivered" and check.breach == "hard" for check in verdict.checks):
         verdict = replace(verdict, reason=f"{verdict.reason} ({_shortfall(record)})")
+    if slow := next(_slow(verdict, record), None):
+        verdict = replace(verdict, reason=f"{verdict.reason}; {slow}")
     if record.oversaturated and record.requests:
         # A queue that grows without bound has no latency: what was measured is that of its beginning.
         others = f"; {verdict.reason}" if verdict.reason else ""
@@ -267,6 +271,14 @@ def judge_record(record: BatchRecord, limits: Sequence[Limit], *, steepness: flo
     if record.failed_checks and verdict.status in (Status.COMPLIANT, Status.INCONCLUSIVE):
         verdict = replace(verdict, status=Status.VIOLATING, reason="; ".join(record.failed_checks))
     return verdict
+
+
+def _slow(verdict: Verdict, record: BatchRecord) -> Iterator[Spent]:
+    """Yield where the time went of each latency that misses its limit, of that which misses it most first."""
+    missed = [check for check in verdict.checks if check.breach == "hard" and not check.limit.floor]
+    for check in sorted(missed, key=lambda check: -check.ratio):
+        if (went := spent(check.limit.metric.partition(".")[0], record.server)) is not None:
+            yield went
 
 
 def _shortfall(record: BatchRecord) -> str:

@@ -235,6 +235,7 @@ class Store:
                 intervals=dict(batch.intervals),
                 remarks=[mask_text(remark) for remark in batch.remarks],
                 rulings={metric: asdict(ruling) for metric, ruling in batch.rulings.items()},
+                server=dict(batch.server),
             )
             key = connection.execute(new.returning(batches.c.id)).scalar_one()
             connection.execute(insert(samples).values(batch_id=key, codec=CODEC, data=encoded))
@@ -494,4 +495,5 @@ def _batch_record(row: Row[Any]) -> BatchRecord:
         intervals={metric: (low, high) for metric, (low, high) in row.intervals.items()},
         remarks=tuple(row.remarks),
         rulings={metric: Ruling(**ruling) for metric, ruling in row.rulings.items()},
+        server=row.server,
     )

@@ -164,6 +164,7 @@ batches = Table(
     Column("intervals", Json, nullable=False),
     Column("remarks", Json, nullable=False),
     Column("rulings", Json, nullable=False),
+    Column("server", Json, nullable=False),
     UniqueConstraint("trial_id", "level"),
 )
 
@@ -255,9 +256,14 @@ def add_baselines(connection: Connection) -> None:
     )
 
 
+def add_server(connection: Connection) -> None:
+    """Keep what was seen of a server and its machine while a batch loaded them."""
+    connection.execute(text("ALTER TABLE batches ADD COLUMN server TEXT NOT NULL DEFAULT '{}'"))
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines)
+STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines, add_server)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -13,6 +13,7 @@ from pytest_autotune.batches import (
     record_of,
     record_of_lost,
     screening_of,
+    watch_of,
     when_resolved,
     workload_until_resolved,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.bench import Bench, Plan, Slot
     from pytest_autotune.deploy.server import Server
-    from pytest_autotune.load.generator import Target, Workload
+    from pytest_autotune.load.generator import Progress, Target, Workload
     from pytest_autotune.records import TrialRecord
     from pytest_autotune.samples import Level, Sample
     from pytest_autotune.screening import Screening
@@ -336,15 +337,21 @@ class LiveTrial:
             late = time.monotonic() > deadline
             return f"not finished within {limit_s:g} s (timeouts.batch)" if late else None
 
+        def progressed(progress: Progress) -> None:
+            watch.note(progress.phase)
+            self._bench.announce(self, level.name, progress)
+
+        watch = watch_of(server, self.plan.engine.abilities, headers=target.headers)
         try:
-            measurement = self._bench.generator.run(
-                target,
-                level,
-                workload,
-                died=lambda: server.died() or overdue(),
-                on_progress=lambda progress: self._bench.announce(self, level.name, progress),
-                **when_resolved(suite, level, decided, screening),
-            )
+            with watch:
+                measurement = self._bench.generator.run(
+                    target,
+                    level,
+                    workload,
+                    died=lambda: server.died() or overdue(),
+                    on_progress=progressed,
+                    **when_resolved(suite, level, decided, screening),
+                )
         except BenchmarkError as error:
             cause = server.died()
             lost = record_of_lost(level, started_at, overdue() or str(error), cause)
@@ -352,7 +359,8 @@ class LiveTrial:
                 self.end = lost
                 log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
             return lost, ()
-        record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided)
+        seen = watch.figures(measurement.opened_s, measurement.window_s)
+        record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided, server=seen)
         return replace(record, remarks=(*record.remarks, *remarks)), tuple(measurement.samples)
 
     def _forget(self, target: Target, workload: Workload) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "samples", "metrics", "spelling", "units", "formatting", "masking", "ticker", "files", "variables"},
     {"distributions", "statistics", "columns", "concurrency", "intervals", "steadiness", "changepoints", "noise"},
     {"space", "constraints", "slo", "capacity"},
-    {"records", "budget", "sequential", "pricing"},
+    {"records", "budget", "sequential", "pricing", "slowness"},
     {"load", "problems", "yaml_source", "notation", "fields", "load_fields", "load_rules", "suite_load"}
     | {
         "suite",
@@ -36,7 +36,7 @@ LAYERS = [
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
     {"store", "baselines", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
-    | {"engines", "deploy"}
+    | {"engines", "deploy", "telemetry"}
     | {"load.others"},
     {"reporting"},
     {

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pytest_autotune import hardware
 from pytest_autotune.deploy import _guard, gpus, locks
-from pytest_autotune.deploy.gpus import choose, leased, refusal, score
+from pytest_autotune.deploy.gpus import Lease, choose, leased, refusal, score
 from pytest_autotune.deploy.local import LocalDeployer
 from pytest_autotune.deploy.turns import NotNow
 from pytest_autotune.errors import DeployError
@@ -343,3 +343,8 @@ def test_memory_that_does_not_come_back_is_told_and_not_waited_for_any_longer(ru
     with leased(make_launch(Path(), gpus=1)):
         pass
     assert "memory of GPUs 0 is not free 0.2 s after the end of their server" in caplog.text
+
+
+def test_a_server_tells_which_gpus_of_the_machine_it_was_given():
+    assert Lease((EIGHT[1], EIGHT[3])).real == (1, 3)
+    assert Lease((EIGHT[1], EIGHT[3]), pretended=True).real == ()

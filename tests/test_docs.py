@@ -8,6 +8,7 @@ import pytest
 from pytest_autotune import tables
 from pytest_autotune.baseline import Baseline
 from pytest_autotune.constraints import Constraint
+from pytest_autotune.engines.metric_names import COUNTERS, GAUGES, HISTOGRAMS
 from pytest_autotune.metrics import COSTS, COUNTS, IN_FLIGHT, IN_FLIGHT_STATISTICS, RATES, SHARES, STATISTICS, TIMES
 from pytest_autotune.reporting.export import best_document
 from pytest_autotune.slo import Limit
@@ -112,6 +113,14 @@ def test_every_metric_is_compared_with_that_of_other_tools():
     compared = table(METRICS, "Differences to other tools")
     assert compared.keys() == FAMILIES
     assert all(len(tools) == 3 and all(tools) for tools in compared.values())
+
+
+def test_every_figure_of_a_server_is_documented():
+    documented = table(METRICS, "What the server says").keys()
+    assert {name for name in documented if name.startswith("engine.")} == {
+        *(f"engine.{kind}" for kind in (*GAUGES, *COUNTERS, *HISTOGRAMS)),
+        *(f"engine.{name}" for name in ("prefix_hit_rate", "from_s", "to_s", "scrapes", "failed_scrapes")),
+    }
 
 
 def test_every_placeholder_of_a_command_is_documented():

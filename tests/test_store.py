@@ -496,6 +496,7 @@ def test_level_of_any_shape_comes_back_with_what_is_known_of_its_batch(store, le
         stopped="100 requests failed",
         intervals={"ttft.p99": (0.04, None), "ttft.mean": (0.03, 0.05)},
         remarks=("ttft rises by 40 % from the first half to the second",),
+        server={"engine.queue.mean": 0.25, "gpu.0.memory.max": 85899345920},
         client=ClientHealth(
             0.001, 0.002, 0.003, 0.4, lag_p50_s=0.0005, send_max_s=0.1, gc_s=0.01, bytes_sent=7, workers=2
         ),

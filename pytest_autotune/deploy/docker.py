@@ -277,7 +277,7 @@ def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contex
     finally:
         os.close(log.fd)
     held.enter_context(process)
-    server = DockerServer(client, spec, launch, log=log, process=process)
+    server = DockerServer(client, spec, launch, log=log, process=process, gpus=taken.real)
     try:
         server.await_ready()
     except NotReady as failure:

@@ -46,6 +46,11 @@ class Lease:
         return () if self.pretended else tuple(gpu.uuid for gpu in self.gpus)
 
     @property
+    def real(self) -> tuple[int, ...]:
+        """The indices of the real ones."""
+        return () if self.pretended else tuple(gpu.index for gpu in self.gpus)
+
+    @property
     def note(self) -> dict[str, str]:
         """What tells a server's environment about it."""
         return {IDS: self.indices} if self.gpus else {}

@@ -46,13 +46,16 @@ class GuardedServer:
         argv: tuple[str, ...],
         log: ServerLog,
         process: GuardedProcess,
+        gpus: tuple[int, ...] = (),
     ) -> None:
+        """`gpus` are the indices of those of this machine that it was given."""
         self.url = url
         self.model_name = model_name
         self.argv = mask_argv(argv)
         self.started_s = 0.0
         self.effective: Mapping[str, Value] = {}
         self.process = process
+        self.gpus = gpus
         self._launch = launch
         self._log = log
         self._cause: Cause | None = None

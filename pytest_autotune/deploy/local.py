@@ -8,12 +8,12 @@ import os
 import re
 import secrets
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.deploy import gpus, leftovers, ports
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
-from pytest_autotune.deploy.serverlog import ServerLog, open_log
+from pytest_autotune.deploy.serverlog import open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
 
@@ -53,11 +53,13 @@ class LocalDeployer:
 class LocalServer(GuardedServer):
     """A running server of this machine."""
 
-    def __init__(
-        self, launch: Launch, *, address: Address, argv: tuple[str, ...], log: ServerLog, process: GuardedProcess
-    ) -> None:
-        super().__init__(launch, url=address.url, model_name=address.model_name, argv=argv, log=log, process=process)
+    def __init__(self, launch: Launch, address: Address, **started: Any) -> None:
+        super().__init__(launch, url=address.url, model_name=address.model_name, **started)
         self._port = address.port
+
+    def pids(self) -> list[int]:
+        """Return the living processes of the server."""
+        return self.process.pids()
 
     def absent(self) -> str | None:
         """Say that nothing listens on our port; a stranger there is not even asked."""
@@ -118,7 +120,7 @@ def _launch_on(
         os.close(log.fd)
     held.callback(_tell_remarks, process)
     held.enter_context(process)
-    return LocalServer(launch, address=address, argv=command.argv, log=log, process=process)
+    return LocalServer(launch, address, argv=command.argv, log=log, process=process, gpus=taken.real)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_autotune.engines.metric_names import MetricNames
     from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
@@ -109,6 +110,7 @@ class Abilities:
     token_ids: bool = False  # prompts as token ids to /v1/completions: exact lengths
     ignore_eos: bool = False  # generate exactly max_tokens
     reset_prefix_cache: str | None = None  # path to POST to
+    metrics: MetricNames | None = None  # its Prometheus page; None: it has none, or nobody knows the names
     health: str = "/health"  # path that answers 200 when the HTTP front is up
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_autotune.deploy.docker import in_container
-from pytest_autotune.engines import causes, requirements, vllm_layout, vllm_rules
+from pytest_autotune.engines import causes, metric_names, requirements, vllm_layout, vllm_rules
 from pytest_autotune.engines.dialects import VLLM
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, to_argv
@@ -64,7 +64,9 @@ class VllmEngine:
     """vLLM's OpenAI-compatible server, run by an interpreter that has vLLM installed."""
 
     name = "vllm"
-    abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+    abilities = Abilities(
+        token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache", metrics=metric_names.VLLM
+    )
     # What is profiled and captured grows with the first two, what one sequence must find room for with the last.
     # Parallel sizes are none (buffers to communicate), and utilization takes from one use what it gives another.
     memory_knobs: Mapping[str, Knob] = MappingProxyType(

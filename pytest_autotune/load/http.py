@@ -198,6 +198,7 @@ class _Batch:
             delivered=delivered,
             oversaturated=self._oversaturated,
             stopped=self._stopped,
+            opened_s=self._opens_s,
         )
 
     def _hear(self, timeout_s: float) -> Iterator[tuple[int, object]]:

@@ -229,6 +229,7 @@ def _batch(batch: JudgedBatch) -> dict[str, Any]:
         "oversaturated": record.oversaturated,
         "stopped": record.stopped,
         "remarks": record.remarks,
+        "server": record.server,
         "client": None if record.client is None else dataclasses.asdict(record.client),
         "client_share": client_shares(record),
         "started_at": utc_text(record.started_at, timespec="seconds"),

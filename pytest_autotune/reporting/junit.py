@@ -15,6 +15,7 @@ from pytest_autotune.formatting import settings, unit
 from pytest_autotune.gate import COMPLIANT_CONFIGURATION, SLO
 from pytest_autotune.masking import mask, mask_text
 from pytest_autotune.records import utc_text
+from pytest_autotune.reporting.serving import serving_words
 from pytest_autotune.selection import slo_lines
 from pytest_autotune.slo import Status, explain
 
@@ -214,6 +215,8 @@ def _batch(batch: JudgedBatch, judged: JudgedTrial, report: SuiteReport) -> Test
     verdict = batch.verdict
     case = _case(batch.level.name, report, elapsed_s=batch.record.window_s if batch.record.metrics else None)
     lines = [explain(verdict), *(f"{name}={number}" for name, number in _numbers(batch).items())]
+    if seen := serving_words(batch.record):
+        lines.append(f"server: {seen}")
     if verdict.status is not Status.COMPLIANT:
         lines += _attachment(judged, report)
     case.stdout = _clean("\n".join(lines), report)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import count, duration, quantity, title
 from pytest_autotune.reporting.lines import clean, configured
+from pytest_autotune.reporting.serving import serving_words
 from pytest_autotune.reporting.trend import change_sentences, history_rows
 from pytest_autotune.reporting.verification import measured_table
 
@@ -32,7 +33,7 @@ def _suite(report: SuiteReport) -> list[str]:
     lines += [_search(report, version) if report.verification is None else _verification(report, version), ""]
     header, rows = _ranking(report) if report.verification is None else measured_table(report.verification)
     if rows:
-        lines += [*_table(header, rows, report), ""]
+        lines += [*_table(header, rows, report), *_serving(report), ""]
     if report.history:
         lines += [*_history(report), ""]
     return [*lines, *(_rule(rule, report) for rule in gate.rules)]
@@ -76,6 +77,13 @@ def _ranking(report: SuiteReport) -> tuple[list[str], list[list[str]]]:
         for number, judged in enumerate(ranking, start=1)
     ]
     return ["#", title(metric), "at", "outcome", "configuration"], rows
+
+
+def _serving(report: SuiteReport) -> list[str]:
+    """Say what the server did that served best, where the best was measured."""
+    best = report.selection.best
+    seen = "" if best is None or best.best is None else serving_words(best.best.record)
+    return ["", _text(f"The best at {best.level}: {seen}.", report)] if best is not None and seen else []
 
 
 def _history(report: SuiteReport) -> list[str]:

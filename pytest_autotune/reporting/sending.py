@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import count, quantity, seconds, title
+from pytest_autotune.reporting.serving import serving_words
+from pytest_autotune.telemetry.remarks import doubtful
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +52,16 @@ def sending_lines(record: BatchRecord, *, metrics: Sequence[str] = _CERTAIN) -> 
     lines = [f"[load] {record.level}: {', '.join(parts)}"]
     if certain := [_certain(metric, record.intervals[metric]) for metric in metrics if metric in record.intervals]:
         lines.append(f"[load] {record.level}: 95 % confidence: {', '.join(certain)}")
+    if seen := serving_words(record):
+        lines.append(f"[load] {record.level}: server: {seen}")
     lines += [f"[load] {record.level}: {remark}" for remark in record.remarks]
     return lines
 
 
 def warning_lines(record: BatchRecord) -> list[str]:
-    """Return the log lines about what spoils the numbers of a batch: a server that was not in a steady state."""
-    return [f"[load] {record.level}: {remark}" for remark in record.remarks if DRIFTING in remark]
+    """Return the log lines about what spoils the numbers of a batch: a server that was not steady, a busy machine."""
+    spoiled = (remark for remark in record.remarks if DRIFTING in remark or doubtful(remark))
+    return [f"[load] {record.level}: {remark}" for remark in spoiled]
 
 
 def _certain(metric: str, interval: Interval) -> str:

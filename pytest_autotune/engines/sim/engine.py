@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest_autotune
-from pytest_autotune.engines import requirements
+from pytest_autotune.engines import metric_names, requirements
 from pytest_autotune.engines.dialects import VLLM
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Flag, Installed
 from pytest_autotune.engines.flags import flag_name, to_argv
@@ -46,7 +46,9 @@ class SimEngine:
     """Engine `sim`; see `pytest_autotune.engines.engine.Engine`."""
 
     name = "sim"
-    abilities = Abilities(token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache")
+    abilities = Abilities(
+        token_ids=True, ignore_eos=True, reset_prefix_cache="/reset_prefix_cache", metrics=metric_names.VLLM
+    )
     # By `plan_memory`. With tensor-parallel-size the weights shrink, but buffers to communicate are added.
     memory_knobs: Mapping[str, Knob] = MappingProxyType(
         {"max-num-seqs": "more", "max-num-batched-tokens": "more", "max-model-len": "more"}

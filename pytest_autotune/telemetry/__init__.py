@@ -1,0 +1,1 @@
+"""What a server and its machine say while they are loaded."""
