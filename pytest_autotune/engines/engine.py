@@ -113,6 +113,7 @@ class Abilities:
     ignore_eos: bool = False  # generate exactly max_tokens
     reset_prefix_cache: str | None = None  # path to POST to
     health: str = "/health"  # path that answers 200 when the HTTP front is up
+    uuids: bool = False  # refuses a request whose x-request-id is none
     keeps_connections: bool = True  # False: it closes them after a streamed answer without saying so
 
 

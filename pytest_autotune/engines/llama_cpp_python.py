@@ -41,7 +41,7 @@ class LlamaCppPythonEngine(Packaged):
     name = "llama-cpp-python"
     package = Package(name, "llama-cpp-python", "'llama-cpp-python[server]'")
     reserved = RESERVED
-    abilities = Abilities(health="/v1/models")  # it has no page of health, and no prompts of token ids
+    abilities = Abilities(health="/v1/models", uuids=True)  # it has no page of health, and no prompts of token ids
     # A context of 0 is the model's, so that its size is none.
     memory_knobs: Mapping[str, Knob] = MappingProxyType({"n-batch": "more", "n-ubatch": "more"})
 

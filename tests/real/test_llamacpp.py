@@ -82,11 +82,11 @@ def test_llama_servers_shipped_suite_is_tuned_and_its_export_answers(pytester, m
     one, four = (trials[f"parallel:{slots}-cache-type-v:f16-flash-attn:on"] for slots in (1, 4))
     assert (one.effective["parallel"], four.effective["parallel"]) == (1, 4)
     # With one slot three of four clients wait for the others' whole answers.
-    waits = [
-        next(batch.metrics["ttft.p90"] for batch in trial.batches if str(batch.level) == "concurrency=4")
+    waits_s = [
+        next(batch.metrics["ttft.p90"] for batch in trial.batches if batch.level.concurrency == 4)
         for trial in (one, four)
     ]
-    assert waits[0] > waits[1]
+    assert waits_s[0] > waits_s[1]
     assert json.loads(best.read_text())["best"]["configuration"]
     assert generation_of(best.with_name("best.sh"), log=project.path / "best.log")
 
