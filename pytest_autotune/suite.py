@@ -197,7 +197,8 @@ class Plain(Block):
     name: SuiteName = Field(description="Names the suite in reports and files.", examples=["chat"])
     engine: Identifier = Field(
         description="Kind of model server: vllm, sglang, llamacpp (llama-server), llama-cpp-python, sim (embedded "
-        "simulator), command (any OpenAI-compatible server given as an argv template), endpoint (already running), or one that a plugin adds.",
+        "simulator), command (any OpenAI-compatible server given as an argv template), endpoint (already running), or "
+        "one that a plugin adds.",
         examples=["vllm", "sglang", "llamacpp", "sim", "command", "endpoint"],
     )
     model: Text | None = Field(
