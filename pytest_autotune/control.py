@@ -145,7 +145,8 @@ class Control:
         self, method: str, path: str, document: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Answer:
         """Make one request and return its answer; any status but 200 is a `ControlError`."""
-        operation, trace_id, began = f"{method} {self.url}{path}", secrets.token_hex(8), time.monotonic()
+        trace_id = secrets.token_hex(16)  # the digits of a UUID: some servers refuse other ids
+        operation, began = f"{method} {self.url}{path}", time.monotonic()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = began + limit_s
         status: int | None = None

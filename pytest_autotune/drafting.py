@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_autotune.engines.vllm_rules import Checkpoint
     from pytest_autotune.hardware import Gpu
 
-ENGINES = ("vllm", "sim", "endpoint")
+ENGINES = ("vllm", "sglang", "llamacpp", "sim", "endpoint")
 USABLE = 0.9  # of a GPU's memory, which vLLM takes unless it is told otherwise
 MOST_IN_FLIGHT = 512  # of the load that is looked for
 ROUND = 256  # tokens: what a server takes at most is a multiple of it
@@ -102,19 +102,19 @@ def _settings(
     if isinstance(longest, int):
         if needed > longest:
             raise TooLong(f"{needed} tokens of prompt and output are more than the model takes: {longest}")
-        fixed["max-model-len"] = min(longest, -(-(needed + MARGIN) // ROUND) * ROUND)
-        remarks.append(f"max-model-len: what this load needs; the model takes up to {longest} tokens")
+        fixed["context-length"] = min(longest, -(-(needed + MARGIN) // ROUND) * ROUND)
+        remarks.append(f"context-length: what this load needs; the model takes up to {longest} tokens")
     if _uses(wanted, gpus):
         heads = config.get("num_attention_heads")
         tried = degrees(heads if isinstance(heads, int) else 0, checkpoint.stored_bytes, gpus)
         if len(tried) > 1:
-            parameters["tensor-parallel-size"] = list(tried)
+            parameters["parallelism"] = [f"tp{degree}" for degree in tried]
         elif tried and tried != (1,):
-            fixed["tensor-parallel-size"] = tried[0]
+            fixed["parallelism"] = f"tp{tried[0]}"
         names = sorted({gpu.name for gpu in gpus})
-        remarks.append(f"tensor-parallel-size: what {len(gpus)} x {' and '.join(names)} can share of this model")
+        remarks.append(f"parallelism: what {len(gpus)} x {' and '.join(names)} can share of this model")
     return {**({"fixed": fixed} if fixed else {}), "parameters": parameters}
 
 
 def _uses(wanted: Wanted, gpus: Sequence[Gpu]) -> bool:
-    return wanted.engine == "vllm" and bool(gpus)
+    return wanted.engine in ("vllm", "sglang") and bool(gpus)

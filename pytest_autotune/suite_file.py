@@ -50,7 +50,9 @@ _RESERVED = {
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
 _TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput", "cost_per_million_output_tokens")
-_NEED_MODEL = ("vllm", "sim")
+_NEED_MODEL = ("vllm", "sglang", "llamacpp", "llama-cpp-python", "sim")
+_BEGUN_BY_COMMAND = ("llamacpp",)  # engines that add all arguments to the executable that `command` names
+_PLACEHOLDER = r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}"  # not ${VARIABLE}
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command", "dialect")
 
 
@@ -289,7 +291,7 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
         collector.note(("engine",), "'command' needs command: how to start the server, e.g. [serve, --port, '{port}']")
     if file.dialect is not None and dialect_named(file.engine) is not None:
         collector.note(("dialect",), f"{file.engine!r} has its own flags; remove it or write engine: command")
-    if file.engine in _NEED_MODEL and file.command:
+    if file.engine in _NEED_MODEL and file.engine not in _BEGUN_BY_COMMAND and file.command:
         collector.note(("command",), f"{file.engine!r} makes its own command; remove it or write engine: command")
 
 
@@ -372,6 +374,9 @@ def _check_search(file: SuiteFile, collector: Collector) -> None:
 def _check_command(file: SuiteFile, collector: Collector) -> None:
     if not file.command:
         return
+    if file.engine in _BEGUN_BY_COMMAND:
+        _check_beginning(file, collector)
+        return
     settings = [*(parameter.name for parameter in file.parameters), *file.fixed]
     conditional = {parameter.name for parameter in file.parameters if parameter.when is not None}
     allowed = (*PLACEHOLDERS, *settings)
@@ -381,7 +386,7 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
             collector.note(
                 ("command", index), f"{{flags}} becomes any number of arguments; it cannot be a part of {argument!r}"
             )
-        for name in re.findall(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}", argument):  # not ${VARIABLE}
+        for name in re.findall(_PLACEHOLDER, argument):
             used.add(name)
             if name not in allowed:
                 placeholders = ", ".join(f"{{{word}}}" for word in allowed)
@@ -397,3 +402,10 @@ def _check_command(file: SuiteFile, collector: Collector) -> None:
     for name in settings:
         if name not in used and "flags" not in used:
             collector.note(("command",), f"has neither {{{name}}} nor {{flags}}, so that setting would have no effect")
+
+
+def _check_beginning(file: SuiteFile, collector: Collector) -> None:
+    for index, argument in enumerate(file.command):
+        if re.search(_PLACEHOLDER, argument):
+            problem = f"{file.engine!r} adds its arguments itself; name what starts it, without {argument!r}"
+            collector.note(("command", index), problem)

@@ -390,6 +390,8 @@ class LiveTrial:
             token_ids=abilities.token_ids and load.api == "completions",
             ignore_eos=abilities.ignore_eos,
             headers=headers_of(load),
+            uuids=abilities.uuids,
+            keeps_connections=abilities.keeps_connections,
             template_tokens=self._template_tokens or 0,
         )
         if target.token_ids or not made_up or self._template_tokens is not None:

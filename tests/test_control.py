@@ -153,7 +153,7 @@ def test_every_call_has_a_trace_id_and_is_logged_with_its_time(serve, caplog):
     caplog.set_level(logging.DEBUG, "pytest_autotune.control")
     server = serve(200, {})
     answers = [Control(server.url).health() for _ in range(2)]
-    sent = [re.search(r"x-request-id: ([0-9a-f]{16})\r?\n?", head + "\n")[1] for head, _ in server.asked]
+    sent = [re.search(r"x-request-id: ([0-9a-f]{32})\r?\n?", head + "\n")[1] for head, _ in server.asked]
     assert sent == [answer.trace_id for answer in answers]
     assert sent[0] != sent[1]
     assert all(answer.wall_ms > 0 for answer in answers)
@@ -195,7 +195,7 @@ def test_a_wrong_answer_is_one_clear_error(serve, status, document, call, text):
         getattr(control, call)(*(["m"] if call == "generate" else []))
     assert caught.value.status == status
     assert not caught.value.refused
-    assert re.search(r"after \d+ ms, x-request-id [0-9a-f]{16}", str(caught.value))
+    assert re.search(r"after \d+ ms, x-request-id [0-9a-f]{32}", str(caught.value))
 
 
 @pytest.mark.parametrize(

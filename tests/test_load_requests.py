@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
@@ -149,6 +150,14 @@ def test_names_of_batches_differ_and_make_ids_of_their_own():
     assert all(prompt_of(a) == prompt_of(b) for a, b in pairs)
     assert len({request.id for pair in pairs for request in pair}) == 40
     assert Requests(TEXT, workload(), name="abc").build(5).id == "autotune-abc-5"
+
+
+def test_a_server_that_wants_uuids_and_connections_of_their_own_gets_them():
+    request = Requests(Target(URL, "m", uuids=True, keeps_connections=False), workload(), name="abc").build(5)
+    sent = dict(Reader(request.payload).headers)
+    assert (sent["connection"], sent["x-request-id"]) == ("close", request.id)
+    assert str(uuid.UUID(request.id)) == request.id
+    assert Requests(Target(URL, "m", uuids=True), workload(), name="abc").build(6).id != request.id
 
 
 def test_a_request_is_complete_http():

@@ -75,15 +75,15 @@ def test_no_degree_is_more_than_there_is(heads, stored_gib, number):
 def test_a_model_that_is_here_tells_what_it_can_be_asked_for():
     drafted = draft(wanted(), Checkpoint(LLAMA, 16 * GIB), gpus(4))
     document = drafted.document
-    assert document["parameters"] == {"preset": "vllm-quick", "tensor-parallel-size": [1, 2, 4]}
-    assert document["fixed"] == {"max-model-len": 768}
+    assert document["parameters"] == {"preset": "vllm-quick", "parallelism": ["tp1", "tp2", "tp4"]}
+    assert document["fixed"] == {"context-length": 768}
     assert document["objective"] == "maximize output_throughput_per_gpu"
     assert any("4 x NVIDIA H100" in remark for remark in drafted.remarks)
 
 
 def test_a_model_that_needs_all_gpus_gets_them():
     document = draft(wanted(), Checkpoint(LLAMA, 140 * GIB), gpus(2)).document
-    assert document["fixed"]["tensor-parallel-size"] == 2
+    assert document["fixed"]["parallelism"] == "tp2"
     assert document["parameters"] == {"preset": "vllm-quick"}
 
 
@@ -91,7 +91,7 @@ def test_a_load_that_the_model_cannot_take_is_refused():
     with pytest.raises(TooLong, match="9000 tokens of prompt and output are more than the model takes: 8192"):
         draft(wanted(prompt_tokens=8000, output_tokens=1000), Checkpoint(LLAMA), gpus(1))
     longest = draft(wanted(prompt_tokens=8000, output_tokens=190), Checkpoint(LLAMA), gpus(1)).document
-    assert longest["fixed"]["max-model-len"] == 8192
+    assert longest["fixed"]["context-length"] == 8192
 
 
 def test_without_gpus_the_embedded_engine_is_taken_and_its_suite_is_planned(project, monkeypatch, capsys):
@@ -136,7 +136,7 @@ def test_config_json_is_read_where_it_is(here, cached):
     (place / "config.json").write_text(json.dumps(LLAMA))
     assert main(["new", "a.yaml", "--engine", "vllm", "--model", "org/model" if cached else "model"]) == 0
     suite = load_suite(here / "a.yaml")
-    assert suite.fixed["max-model-len"] == 768
+    assert suite.fixed["context-length"] == 768
     assert suite.model == ("org/model" if cached else str(here / "model"))
 
 

@@ -117,7 +117,7 @@ def test_what_a_preset_amounts_to_is_the_suite_whatever_its_name(load):
 
 
 BROKEN = [
-    ("parameters: preset:smal\n", "chat.yaml:4: parameters.preset: 'smal' is no preset for parameters (did you mean 'small'?); there are apart, large, other, range, sglang-full, sglang-quick, sim-quick, small, vllm-full, vllm-latency, vllm-memory, vllm-quick, vllm-throughput"),
+    ("parameters: preset:smal\n", "chat.yaml:4: parameters.preset: 'smal' is no preset for parameters (did you mean 'small'?); there are apart, large, llamacpp-quick, other, range, sglang-full, sglang-quick, sim-quick, small, vllm-full, vllm-latency, vllm-memory, vllm-quick, vllm-throughput"),
     ("slo: preset:small\n", "chat.yaml:4: slo.preset: 'small' is no preset for slo; there are chat, code"),
     ("parameters:\n  preset:\n    - small\n    - larg\n", "chat.yaml:7: parameters.preset[1]: 'larg' is no preset for parameters (did you mean 'large'?)"),
     ("parameters: preset:sglang-quick\n", "chat.yaml:4: parameters.preset: preset 'sglang-quick' is for engine sglang, not for 'sim'"),

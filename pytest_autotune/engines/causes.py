@@ -95,6 +95,8 @@ def _refusal(lines: Sequence[str]) -> Cause | None:
     for at, line in enumerate(lines):
         if usage := patterns.USAGE.match(line):
             return Cause(CauseKind.BAD_ARGUMENT, _one_line(usage["text"]), _shorten([line]))
+        if patterns.VALIDATION.match(line):
+            return _validation(lines[at:])
         exception = patterns.EXCEPTION.match(line)
         if exception is None or patterns.CONSEQUENCE.search(line):
             continue
@@ -113,7 +115,11 @@ def _validation(lines: Sequence[str]) -> Cause:
     for line in lines[1:]:
         if line.strip().startswith("For further information"):
             continue
-        if not line or patterns.EXCEPTION.match(line) or line.startswith(("Traceback", "[W", "During ", "nanobind")):
+        if (
+            not line
+            or patterns.EXCEPTION.match(line)
+            or line.startswith(("Traceback", "usage: ", "[W", "During ", "nanobind"))
+        ):
             break
         detail.append(line)
     said = [re.sub(r"\s*\[type=\w+.*$", "", line.strip()).removeprefix("Value error, ") for line in detail]

@@ -73,7 +73,7 @@ class CommandEngine:
                 argv += _flags(told(suite, configuration, dialect, without=named), dialect)
             else:
                 argv.append(_filled(element, suite, settings=settings, given=given))
-        return Command((_executable(argv[0], suite), *argv[1:]), requirements.environment_of(suite))
+        return Command((executable_of(argv[0], suite), *argv[1:]), requirements.environment_of(suite))
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return `suite.gpus`, else the product of the parallel sizes among the settings, 0 without any."""
@@ -147,7 +147,7 @@ def _filled(element: str, suite: Suite, *, settings: Mapping[str, Value], given:
     return _PLACEHOLDER.sub(value, expand(element, key="command"))
 
 
-def _executable(named: str, suite: Suite) -> str:
+def executable_of(named: str, suite: Suite) -> str:
     """Return an executable as it is started: a relative path counts from the suite's file, or is the image's."""
     if suite.deploy == "docker":
         return named
@@ -160,7 +160,7 @@ def _missing_executable(suite: Suite) -> str | None:
     if set(_PLACEHOLDER.findall(head)) - {"python"}:
         return None  # another one for each configuration
     named = _filled(head, suite, settings={}, given={})
-    executable = _executable(named, suite)
+    executable = executable_of(named, suite)
     if shutil.which(executable) is None:
         return f"command: no such executable: {named}"
     switch, module = (*suite.command[1:3], "", "")[:2]

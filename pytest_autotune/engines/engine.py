@@ -56,13 +56,14 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One command-line setting of an engine, without leading dashes."""
+    """One command-line setting of an engine."""
 
-    name: str
+    name: str  # as the engine spells it, without leading dashes: `n_ctx`, `max-num-seqs`
     default: Value = None
     choices: tuple[str, ...] = ()
     boolean: bool = False
     negatable: bool = False  # understands --no-<name>
+    valued: bool = False  # a switch that is written with its value: --<name> true
     many: bool = False  # takes a list of values
     reserved: str = ""  # why a suite may not set it; empty when it may
 
@@ -76,7 +77,9 @@ class Installed:
     """
 
     version: str = ""
-    flags: Mapping[str, Flag] | None = None  # None: the engine does not tell, nothing is checked
+    flags: Mapping[str, Flag] | None = (
+        None  # by their names with dashes; None: the engine does not tell, nothing is checked
+    )
     missing: tuple[str, ...] = ()
     simulated: bool = False  # its servers need none of this machine's GPUs, whatever they say they take
 
@@ -112,6 +115,8 @@ class Abilities:
     reset_prefix_cache: str | None = None  # path to POST to
     metrics: MetricNames | None = None  # its Prometheus page; None: it has none, or nobody knows the names
     health: str = "/health"  # path that answers 200 when the HTTP front is up
+    uuids: bool = False  # refuses a request whose x-request-id is none
+    keeps_connections: bool = True  # False: it closes them after a streamed answer without saying so
 
 
 class Engine(Protocol):

@@ -145,6 +145,7 @@ MODEL = _any(
     r"[Uu]nknown model architecture|[Uu]nsupported model architecture|model architecture \w+ is not supported",
     r"requires you to execute the configuration file|contains custom code which must be executed",
     r"Error while deserializing header|model is corrupted or incomplete|invalid magic",
+    r"failed to (?:open|read) GGUF file|gguf_init_from_\w+: failed to|Model path does not exist: ",
     r"RuntimeError: weight [\w.]+ does not exist",
 )
 DRIVER = _any(
@@ -162,7 +163,9 @@ BAD_ARGUMENT = _any(
     r"^error: (?:unexpected|invalid|unknown|unrecognized) argument",
     r"^error while handling argument",
     r"Quantization scheme is not supported for",
+    r"quantized V cache requires flash_attn|V cache quantization requires flash_attn|n_seq_max must be <= \d",
 )
+VALIDATION = re.compile(r"^\d+ validation errors? for \w+$")  # a pydantic report that is printed, not raised
 USAGE = re.compile(r"^[\w./-]+: error: (?P<text>.+)$")
 EXCEPTION = re.compile(
     r"^(?:\[rank\d+\]: )?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*(?:Error|Exception|Interrupt)|Exception))\b"

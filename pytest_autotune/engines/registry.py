@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 BUILTIN = {
     "vllm": ("pytest_autotune.engines.vllm", "VllmEngine"),
+    "sglang": ("pytest_autotune.engines.sglang", "SglangEngine"),
+    "llamacpp": ("pytest_autotune.engines.llamacpp", "LlamaCppEngine"),
+    "llama-cpp-python": ("pytest_autotune.engines.llama_cpp_python", "LlamaCppPythonEngine"),
     "sim": ("pytest_autotune.engines.sim.engine", "SimEngine"),
     "command": ("pytest_autotune.engines.command", "CommandEngine"),
     "endpoint": ("pytest_autotune.engines.endpoint", "EndpointEngine"),

@@ -232,7 +232,7 @@ def too_few_gpus(found: int, needed: int) -> str | None:
 
 
 def _is_local(model: str, suite: Suite) -> bool:
-    return model.startswith(("/", "./", "../", "~")) or _local(model, suite).is_dir()
+    return model.startswith(("/", "./", "../", "~")) or _local(model, suite).exists()
 
 
 def _local(model: str, suite: Suite) -> Path:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.deploy.docker import in_container
 from pytest_autotune.engines import causes, metric_names, requirements, vllm_layout, vllm_rules
-from pytest_autotune.engines.dialects import VLLM
+from pytest_autotune.engines.dialects import VLLM as DIALECT
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
-from pytest_autotune.engines.flags import flag_name, to_argv
-from pytest_autotune.engines.installation import Installation, default_cache_dir, find_installation, run_here
+from pytest_autotune.engines.flags import flag_name, to_argv, with_reserved
+from pytest_autotune.engines.inquiry import Inquiry
+from pytest_autotune.engines.installation import VLLM, Installation
 from pytest_autotune.engines.neutral import told
+from pytest_autotune.engines.reprs import plain, split
 from pytest_autotune.engines.roofline import Served, gpu_named
 from pytest_autotune.engines.transformer import read_transformer
 from pytest_autotune.errors import MissingRequirement
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_autotune.engines.engine import Address, Flag, Knob
+    from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.engines.roofline import Layout
     from pytest_autotune.hardware import Gpu
     from pytest_autotune.space import Configuration, Value
@@ -47,7 +47,6 @@ RESERVED = {
     "hf-token": "secrets belong into the environment: env: {HF_TOKEN: ${HF_TOKEN}}",
 }
 _ON_THIS_MACHINE = ("local", "docker")
-_NO_VLLM = "needs vLLM: `pip install vllm`, or set engine_python: to a Python that has it"
 _THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 _NON_DEFAULT = re.compile(r"non-default args: \{(?P<items>.*)\}\s*$", re.MULTILINE)
 _KEY = re.compile(r"\s*(?P<quote>['\"])(?P<name>\w+)(?P=quote):\s*")
@@ -74,8 +73,7 @@ class VllmEngine:
     )
 
     def __init__(self, *, cache_dir: Path | None = None) -> None:
-        self._cache_dir = cache_dir
-        self._asked: dict[tuple[str | None, str, tuple[tuple[str, str], ...]], Installation | MissingRequirement] = {}
+        self._inquiry = Inquiry(VLLM, cache_dir=cache_dir)
         self._seen: tuple[Suite, _Surroundings] | None = None
 
     def inspect(self, suite: Suite) -> Installed:
@@ -103,7 +101,7 @@ class VllmEngine:
         told = tuple(dict.fromkeys(missing))
         if installation is None:
             return Installed(missing=told)
-        return Installed(installation.version, _with_reserved(installation.flags), told)
+        return Installed(installation.version, with_reserved(installation.flags, RESERVED), told)
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same.
@@ -118,7 +116,7 @@ class VllmEngine:
             *(requirements.interpreter_of(suite), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", requirements.model_of(suite), "--served-model-name", address.model_name),
             *("--host", address.host, "--port", str(address.port)),
-            *to_argv(told(suite, configuration, VLLM), installation.flags),
+            *to_argv(told(suite, configuration, DIALECT), installation.flags),
         ]
         # Without the development mode there is no way to empty the prefix cache between batches.
         return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
@@ -134,7 +132,7 @@ class VllmEngine:
             device = ""
         if device == "cpu":
             return 0
-        return requirements.gpus_taken(suite, told(suite, configuration, VLLM))
+        return requirements.gpus_taken(suite, told(suite, configuration, DIALECT))
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
         """Say which rule of vLLM's a configuration breaks, or what it lacks here: GPUs, or their memory.
@@ -145,7 +143,7 @@ class VllmEngine:
         if here is None:
             return None
         flags = here.installation.flags
-        settings = {name: value for name, value in told(suite, configuration, VLLM).items() if value is not None}
+        settings = {name: value for name, value in told(suite, configuration, DIALECT).items() if value is not None}
         version = here.installation.version
         if problem := vllm_rules.contradiction(settings, here.checkpoint.config, flags=flags, version=version):
             return Cause(CauseKind.BAD_ARGUMENT, problem)
@@ -186,10 +184,10 @@ class VllmEngine:
         try:
             installation = self._installation(suite)
         except MissingRequirement:
-            return vllm_layout.layout_of(told(suite, configuration, VLLM), {}, gpus=suite.gpus)
+            return vllm_layout.layout_of(told(suite, configuration, DIALECT), {}, gpus=suite.gpus)
         if installation.device == "cpu":
             return None
-        return vllm_layout.layout_of(told(suite, configuration, VLLM), installation.flags, gpus=suite.gpus)
+        return vllm_layout.layout_of(told(suite, configuration, DIALECT), installation.flags, gpus=suite.gpus)
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready."""
@@ -203,7 +201,7 @@ class VllmEngine:
         found = _NON_DEFAULT.search(log)
         if found is None:
             return {}
-        settings = {flag_name(name): _plain(text) for name, text in _items(found["items"])}
+        settings = {flag_name(name): plain(text) for name, text in _items(found["items"])}
         return {name: value for name, value in settings.items() if name not in RESERVED and name != "model-tag"}
 
     def _look_around(self, suite: Suite) -> _Surroundings | None:
@@ -218,24 +216,7 @@ class VllmEngine:
         return self._seen[1]
 
     def _installation(self, suite: Suite) -> Installation:
-        python = requirements.interpreter_of(suite)
-        env = requirements.environment_of(suite)
-        image = suite.docker.image if suite.deploy == "docker" else None
-        key = (image, python, tuple(sorted(env.items())))
-        if key not in self._asked:
-            try:
-                self._asked[key] = find_installation(
-                    python,
-                    env=env,
-                    cache_dir=self._cache_dir or default_cache_dir(),
-                    run=run_here if image is None else in_container(suite),
-                ) or MissingRequirement(_NO_VLLM if image is None else f"{python} of {image} has no vLLM")
-            except MissingRequirement as error:
-                self._asked[key] = error
-        found = self._asked[key]
-        if isinstance(found, MissingRequirement):
-            raise found
-        return found
+        return self._inquiry.answer(suite)
 
 
 def _all_cores_but_one() -> tuple[str, ...]:
@@ -244,39 +225,8 @@ def _all_cores_but_one() -> tuple[str, ...]:
     return ("taskset", "-c", ",".join(map(str, cores))) if cores and shutil.which("taskset") else ()
 
 
-def _with_reserved(flags: Mapping[str, Flag]) -> dict[str, Flag]:
-    return {name: replace(flag, reserved=RESERVED.get(name, "")) for name, flag in flags.items()}
-
-
 def _items(text: str) -> Iterator[tuple[str, str]]:
     """Split the inside of a dictionary's repr into names and values, whatever objects are among the values."""
-    for part in _split(text):
+    for part in split(text):
         if key := _KEY.match(part):
             yield key["name"], part[key.end() :].strip()
-
-
-def _split(text: str) -> Iterator[str]:
-    """Split at commas that are in no bracket and no string."""
-    depth, quote, start, escaped = 0, "", 0, False
-    for at, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote and not escaped else quote
-            escaped = character == "\\" and not escaped
-        elif character in "'\"":
-            quote = character
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == "," and depth == 0:
-            yield text[start:at]
-            start = at + 1
-    yield text[start:]
-
-
-def _plain(text: str) -> Value:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return list(value) if isinstance(value, tuple | set) else value

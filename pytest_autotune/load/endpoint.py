@@ -45,6 +45,7 @@ def head_of(target: Target, *, streamed: bool) -> bytes:
         "host": _host(target.url),
         "content-type": "application/json",
         "accept": "text/event-stream" if streamed else "application/json",
+        **({} if target.keeps_connections else {"connection": "close"}),
     }
     for name, value in target.headers.items():
         if not _NAME.fullmatch(name):

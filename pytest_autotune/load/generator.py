@@ -27,6 +27,8 @@ class Target:
     api: Api = "completions"
     token_ids: bool = False  # prompts go as token ids: exact lengths
     ignore_eos: bool = False
+    uuids: bool = False  # each request's id is a UUID, from which nothing can be read
+    keeps_connections: bool = True  # False: each request has a connection of its own
     headers: Mapping[str, str] = field(default_factory=dict)  # also an API key: {"authorization": "Bearer ..."}
     verify_tls: bool = True
     template_tokens: int = 0  # what the server adds to each prompt (a chat template); prompts are shorter by as many

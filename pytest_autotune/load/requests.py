@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
+import uuid
 from array import array
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -123,6 +124,8 @@ class Requests:
 
     def _request(self, number: int, turn: int, content: Pieces, prompt_tokens: int, output_tokens: int) -> Request:
         identity = f"autotune-{self.name}-{number}-{turn}" if turn else f"autotune-{self.name}-{number}"
+        if self._target.uuids:
+            identity = str(uuid.uuid5(uuid.NAMESPACE_OID, identity))
         body = [self._before(output_tokens), *content, self._after]
         fields = f"x-request-id: {identity}\r\ncontent-length: {sum(map(len, body))}\r\n\r\n".encode()
         payload = b"".join((self._head, fields, *body))
