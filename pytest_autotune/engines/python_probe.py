@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator, get_args  # noqa: UP035 - also runs where collections.abc is not subscriptable
 
-PACKAGES = {"vllm": "vllm", "sglang": "sglang", "llama-cpp-python": "llama_cpp", "transformers": "transformers"}
+PACKAGES = {"vllm": "vllm", "sglang": "sglang", "llama-cpp-python": "llama_cpp"}
 
 
 def where(engine: str) -> dict[str, Any]:
@@ -40,12 +40,7 @@ def version_of(distribution: str) -> str:
 
 def flags(engine: str) -> dict[str, Any]:
     """Return the engine's version, the platform it was built for, and every flag of its API server."""
-    tell = {
-        "vllm": flags_of_vllm,
-        "sglang": flags_of_sglang,
-        "llama-cpp-python": flags_of_llama_cpp,
-        "transformers": flags_of_transformers,
-    }
+    tell = {"vllm": flags_of_vllm, "sglang": flags_of_sglang, "llama-cpp-python": flags_of_llama_cpp}
     return tell[engine]()
 
 
@@ -84,34 +79,6 @@ def flags_of_llama_cpp() -> dict[str, Any]:
         flag["choices"] = list(words) if words and all(isinstance(word, str) for word in words) else []
     device = "gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu"
     return {"version": llama_cpp.__version__, "device": device, "flags": told}
-
-
-def flags_of_transformers() -> dict[str, Any]:
-    """Ask the command ``transformers serve``, which is one of typer's."""
-    typer = importlib.import_module("typer.main")
-    app = importlib.import_module("transformers.cli.transformers").app
-    params = typer.get_command(app).commands["serve"].params
-    torch = importlib.import_module("torch")
-    return {
-        "version": version_of("transformers"),
-        "device": "gpu" if torch.cuda.is_available() else "cpu",
-        "flags": [flag for param in params for flag in described_by_click(param)],
-    }
-
-
-def described_by_click(param: Any) -> Iterator[dict[str, Any]]:
-    """Yield one description for every long spelling of an option of click's."""
-    for option in param.opts:
-        if not option.startswith("--") or option == "--help":
-            continue
-        yield {
-            "name": option[2:],
-            "default": plain(param.default),
-            "choices": [str(choice) for choice in getattr(param.type, "choices", None) or ()],
-            "boolean": bool(getattr(param, "is_flag", False)),
-            "negatable": f"--no-{option[2:]}" in param.secondary_opts,
-            "many": False,
-        }
 
 
 def flags_in(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
