@@ -1,7 +1,7 @@
 """Real llama.cpp on a CPU, by its own server and by llama-cpp-python's: tuned, and the exported command answers.
 
-`PYTEST_AUTOTUNE_LLAMA_SERVER` is a llama-server, `PYTEST_AUTOTUNE_LLAMA_PYTHON` a Python that has gguf and
-llama-cpp-python[server].
+`PYTEST_AUTOTUNE_LLAMA_SERVER` is a llama-server, `PYTEST_AUTOTUNE_LLAMA_PYTHON` a Python that has gguf, to make the
+model, and llama-cpp-python[server] for the tests of that.
 """
 
 import json
@@ -51,6 +51,15 @@ pytestmark = [
 needs_server = pytest.mark.skipif(not SERVER, reason="set PYTEST_AUTOTUNE_LLAMA_SERVER to a llama-server")
 
 
+def has_package():
+    return subprocess.run([PYTHON, "-c", "import llama_cpp.server"], capture_output=True, check=False).returncode == 0
+
+
+needs_package = pytest.mark.skipif(
+    not PYTHON or not has_package(), reason="the Python of PYTEST_AUTOTUNE_LLAMA_PYTHON has no llama-cpp-python[server]"
+)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     file = tmp_path_factory.mktemp("model") / "tiny.gguf"
@@ -91,6 +100,7 @@ def test_llama_servers_shipped_suite_is_tuned_and_its_export_answers(pytester, m
     assert generation_of(best.with_name("best.sh"), log=project.path / "best.log")
 
 
+@needs_package
 def test_llama_cpp_pythons_server_is_tuned_and_its_export_answers(pytester, monkeypatch, model):
     monkeypatch.setenv("AUTOTUNE_TINY_GGUF", str(model))
     project = Project(pytester)
@@ -113,6 +123,7 @@ def test_the_flags_of_the_installed_server_are_known(model):
     assert "(did you mean 'ctx-size'?)" in str(*unknown_flags(typo, installed))
 
 
+@needs_package
 def test_the_flags_of_the_installed_package_are_known(model):
     suite = Suite(name="real", engine="llama-cpp-python", engine_python=PYTHON, model=str(model), space=Space(()))
     installed = LlamaCppPythonEngine().inspect(suite)
