@@ -2,14 +2,17 @@
 
 Simulated comparisons of a candidate with its baseline, in pairs of deployments, by `comparison` at its defaults:
 each deployment, each batch and each request differs by chance. Beside it the usual comparison of one run with a stored
-number, and what intervals by other methods would be. It prints, and asserts nothing.
+number, comparisons of pairs that `benchmarks.gate` measured of equal sides, drawn anew, and what intervals by other
+methods would be. It prints, and asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,7 @@ import numpy as np
 
 from benchmarks.load import machine
 from benchmarks.tables import Printer
-from pytest_autotune.comparison import Comparison, Looks, Pair, automatic, compare
+from pytest_autotune.comparison import Comparison, Looks, Pair, Tolerance, automatic, compare
 from pytest_autotune.distributions import student_quantile
 from pytest_autotune.metrics import worse_when
 
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-
-    from pytest_autotune.comparison import Tolerance
 
     Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -38,6 +39,10 @@ DISTURBED = 0.1  # by which what else runs slows a deployment
 NORMAL = NormalDist()
 SHARES = np.linspace(0.0, 1.0, 20_001)[1:-1]
 QUANTILES = np.array([NORMAL.inv_cdf(share) for share in SHARES.tolist()])
+
+RECORDED = Path(__file__).with_name("recorded") / "gates-vllm.jsonl"
+LOSSES = (0.0, -0.1, -0.199, -0.3, -0.4)  # of the throughput
+WIDE = Tolerance(0.2)  # of the throughput, in the suite of those gates
 
 ENDS = 0.005  # chance that an end of an interval is wrong: about that of five metrics at the last look
 RESAMPLES = 999
@@ -115,6 +120,7 @@ def main() -> None:
     out.note(machine())
     gates = 50 if asked.quick else asked.gates
     report(out, gates)
+    resampled(out, gates)
     methods(out, gates)
 
 
@@ -180,10 +186,10 @@ def moved(pair: Pair, metric: str) -> float:
     return now / before
 
 
-def judged(pairs: Sequence[Pair], tolerances: dict[str, Tolerance]) -> tuple[Comparison, int]:
+def judged(pairs: Sequence[Pair], tolerances: dict[str, Tolerance], looks: Looks = LOOKS) -> tuple[Comparison, int]:
     """Compare as the gate does, at each look until it is settled, and return after how many pairs that was."""
-    for look in LOOKS.schedule:
-        comparison = compare(pairs[:look], tolerances, looks=LOOKS)
+    for look in looks.schedule:
+        comparison = compare(pairs[:look], tolerances, looks=looks)
         if comparison.settled:
             break
     return comparison, look
@@ -208,6 +214,58 @@ def draw(scenario: Scenario, gates: int, chance: np.random.Generator) -> list[li
         }
 
     return [[Pair(side(gate, pair, 0), side(gate, pair, 1)) for pair in range(LOOKS.budget)] for gate in range(gates)]
+
+
+def resampled(out: Printer, gates: int) -> None:
+    """Print what comparisons of measured pairs come to when the candidate loses so much throughput beside."""
+    measured = measured_pairs()
+    differences = [math.log(moved(pair, "output_throughput")) for pair in measured]
+    out.title(
+        "Measured noise",
+        f"{gates} comparisons for each row, of pairs drawn from {len(measured)} of a real vLLM with equal "
+        f"sides: they differ by {np.std(differences):.1%} of the throughput; the candidate's is made lower. Throughput "
+        f"alone, by {WIDE.worse:.0%} allowed.",
+    )
+    rows = []
+    for budget in (4, LOOKS.budget):
+        looks = Looks(budget=budget)
+        for number, loss in enumerate(LOSSES):
+            chance = np.random.default_rng(number)
+            found = [
+                judged(drawn(measured, loss, budget, chance), {"output_throughput": WIDE}, looks) for _ in range(gates)
+            ]
+            outcomes = [comparison.outcome for comparison, _ in found]
+            rows.append(
+                [
+                    f"{loss:+.1%}" if loss else EQUAL,
+                    str(budget),
+                    share([outcome == "regression" for outcome in outcomes]),
+                    share([outcome in ("no change", "improvement") for outcome in outcomes]),
+                    share([outcome == "open" for outcome in outcomes]),
+                    f"{np.mean([taken for _, taken in found]):.1f}",
+                ]
+            )
+    out.table(("throughput", "pairs at most", "regression", "no change", "open", "pairs"), rows)
+
+
+def measured_pairs() -> list[Pair]:
+    """Return the pairs of equal sides that were kept."""
+    lines = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+    return [Pair(*sides) for line in lines if line["candidate"] == EQUAL for sides in line["pairs"]]
+
+
+def drawn(measured: Sequence[Pair], loss: float, number: int, chance: np.random.Generator) -> list[Pair]:
+    """Draw so many pairs, either side of each as the candidate, whose throughput is then lower by `loss`."""
+    found = []
+    for index, turned in zip(chance.integers(len(measured), size=number), chance.random(number) < 0.5, strict=True):
+        pair = measured[index]
+        before, now = (pair.candidate, pair.baseline) if turned else (pair.baseline, pair.candidate)
+        slower = {
+            level: {**metrics, "output_throughput": metrics["output_throughput"] * (1 + loss)}
+            for level, metrics in now.items()
+        }
+        found.append(Pair(before, slower))
+    return found
 
 
 def methods(out: Printer, gates: int) -> None:
