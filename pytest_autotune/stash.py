@@ -32,7 +32,7 @@ def run_of(config: pytest.Config) -> Run:
 
     if run_key not in config.stash:
         worker: dict[str, str] | None = getattr(config, "workerinput", None)
-        run_id = None if worker is None else worker[WORKER_RUN_ID]
+        run_id = None if worker is None else worker.get(WORKER_RUN_ID)  # none where nothing can be verified
         config.stash[run_key] = run = Run(config, config.stash[settings_key], run_id=run_id)
         config.add_cleanup(run.close)
     return config.stash[run_key]

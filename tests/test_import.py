@@ -13,7 +13,7 @@ from pytest_autotune.suite_file import load_suite
 from pytest_autotune.yaml_source import read_yaml
 
 TASKS = Path(__file__).parent / "data" / "tasks"
-EXPECTED = TASKS / "suites"  # written with the command itself, and read by people
+EXPECTED = TASKS / "expected"  # written with the command itself, and read by people
 TYPED = ("--engine", "sglang")  # its base_runtime names none
 
 TASK = {

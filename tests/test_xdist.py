@@ -43,6 +43,15 @@ def test_workers_come_to_the_same_outcomes_as_one_process(project):
     assert properties["autotune.outcome"] == "violating"
 
 
+def test_workers_that_have_nothing_to_verify_say_so_once_for_each_suite(project):
+    project.suite(FOUR_TRIALS)
+    alone, shared = (project.run("suites", "-rs", *workers) for workers in ((), ("-n2",)))
+    for result in (alone, shared):
+        assert (result.ret, result.parseoutcomes()) == (0, {"skipped": 1}), result.stdout.str()
+        result.stdout.fnmatch_lines(["SKIPPED*--autotune*"])
+    assert not (project.path / ".autotune").exists()
+
+
 def killer(item, *, trial="max-num-seqs:16"):
     """A conftest.py that kills, once, the process that is about to set up an item of a trial."""
     return f"""\
