@@ -13,7 +13,6 @@ from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
 from pytest_autotune.engines.neutral import contradiction, dialect_of, told
-from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
@@ -49,15 +48,7 @@ class CommandEngine:
             checks.append(requirements.missing_model)
         if self._needs_gpus(suite):
             checks.append(requirements.missing_gpus)
-        missing: list[str] = []
-        for check in checks:
-            try:
-                problem = check(suite)
-            except MissingRequirement as error:
-                problem = str(error)
-            if problem is not None:
-                missing.append(problem)
-        return Installed(missing=tuple(dict.fromkeys(missing)))
+        return Installed(missing=tuple(dict.fromkeys(requirements.lacking(suite, checks))))
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Fill in the template; ``{flags}`` becomes every setting that no other element names.

@@ -18,7 +18,7 @@ from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command,
 from pytest_autotune.engines.flags import to_argv, with_reserved
 from pytest_autotune.engines.installation import run_here
 from pytest_autotune.engines.neutral import told
-from pytest_autotune.engines.packaged import lacking, settings_of
+from pytest_autotune.engines.packaged import settings_of
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.variables import expand
 
@@ -90,7 +90,7 @@ class LlamaCppEngine:
         checks = [gguf.missing_file]
         if suite.gpus is not None and (server is None or server.devices):
             checks.append(requirements.missing_gpus)
-        lacks = tuple(dict.fromkeys([*missing, *lacking(suite, tuple(checks))]))
+        lacks = tuple(dict.fromkeys([*missing, *requirements.lacking(suite, checks)]))
         if server is None:
             return Installed(missing=lacks)
         return Installed(server.version, with_reserved(server.flags, RESERVED), lacks)

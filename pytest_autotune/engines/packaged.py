@@ -12,15 +12,14 @@ from pytest_autotune.engines.neutral import contradiction, dialect_of, told
 from pytest_autotune.errors import MissingRequirement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_autotune.engines.installation import Installation, Package
+    from pytest_autotune.engines.requirements import Check
     from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
-
-    Check = Callable[[Suite], str | None]
 
 _ON_THIS_MACHINE = ("local", "docker")
 
@@ -45,7 +44,7 @@ class Packaged:
             installation = self._inquiry.answer(suite)
         except MissingRequirement as error:
             missing.append(str(error))
-        missing += lacking(suite, self.checks(suite, installation))
+        missing += requirements.lacking(suite, self.checks(suite, installation))
         lacks = tuple(dict.fromkeys(missing))
         if installation is None:
             return Installed(missing=lacks)
@@ -104,16 +103,3 @@ def settings_of(suite: Suite, configuration: Configuration) -> dict[str, Value]:
     """Return what a server is told, by the names of the flags; what is left to the engine is not in it."""
     settings = told(suite, configuration, dialect_of(suite))
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def lacking(suite: Suite, checks: tuple[Check, ...]) -> list[str]:
-    """Return one sentence for each thing that is not here."""
-    found: list[str] = []
-    for check in checks:
-        try:
-            problem = check(suite)
-        except MissingRequirement as error:
-            problem = str(error)
-        if problem is not None:
-            found.append(problem)
-    return found

@@ -21,10 +21,12 @@ from pytest_autotune.suite_gpus import GpuPool
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_autotune.space import Parameter, Value
     from pytest_autotune.suite import Suite
+
+    Check = Callable[[Suite], str | None]  # says what is missing
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BILLIONS = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB]\b")
@@ -35,6 +37,19 @@ _PARALLEL = (  # settings whose product is the number of GPUs, each in the spell
     ("prefill-context-parallel-size", "context-parallel-size", "cp-size"),
     ("data-parallel-size-local", "data-parallel-size", "dp-size", "dp"),
 )
+
+
+def lacking(suite: Suite, checks: Iterable[Check]) -> list[str]:
+    """Return one sentence for each thing that a check finds missing, and for each check that cannot be made."""
+    found: list[str] = []
+    for check in checks:
+        try:
+            problem = check(suite)
+        except MissingRequirement as error:
+            problem = str(error)
+        if problem is not None:
+            found.append(problem)
+    return found
 
 
 def environment_of(suite: Suite) -> dict[str, str]:

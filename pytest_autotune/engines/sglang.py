@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_autotune.engines.engine import Address, Knob
     from pytest_autotune.engines.installation import Installation
-    from pytest_autotune.engines.packaged import Check
+    from pytest_autotune.engines.requirements import Check
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 

@@ -91,17 +91,11 @@ class VllmEngine:
         # A CPU build needs no GPU; without a vLLM, one GPU may turn out not to be needed.
         if installation.device != "cpu" if installation else requirements.most_gpus(suite) > 1:
             checks.append(requirements.missing_gpus)
-        for check in checks:
-            try:
-                problem = check(suite)
-            except MissingRequirement as error:
-                problem = str(error)
-            if problem is not None:
-                missing.append(problem)
-        told = tuple(dict.fromkeys(missing))
+        missing += requirements.lacking(suite, checks)
+        lacks = tuple(dict.fromkeys(missing))
         if installation is None:
-            return Installed(missing=told)
-        return Installed(installation.version, with_reserved(installation.flags, RESERVED), told)
+            return Installed(missing=lacks)
+        return Installed(installation.version, with_reserved(installation.flags, RESERVED), lacks)
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same.
