@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 3.0  # for requests that were cut off to give back what they hold
+BUSY_S = 3.0  # for an answer, and for requests that were cut off to give back what they hold
 _PAUSE_S = 0.05
 
 
@@ -27,7 +27,7 @@ def empty_prefix_cache(url: str, abilities: Abilities, *, headers: Mapping[str, 
     """
     if abilities.reset_prefix_cache is None:
         return "this engine cannot empty its prefix cache"
-    control, deadline = Control(url, headers=headers), time.monotonic() + BUSY_S
+    control, deadline = Control(url, headers=headers, timeout_s=BUSY_S), time.monotonic() + BUSY_S
     while True:
         try:
             answer = control.reset_prefix_cache(abilities.reset_prefix_cache)

@@ -328,9 +328,9 @@ class LiveTrial:
         suite, load = self.plan.suite, self.plan.suite.load
         started_at = utc_now()
         target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
-        remarks = self._forget(target, workload)
         limit_s = suite.timeouts.for_batch(workload, load.generator)
         deadline = time.monotonic() + limit_s
+        remarks = self._forget(target, workload)
         decided: dict[str, Ruling] = {}
 
         def overdue() -> str | None:

@@ -1,6 +1,7 @@
 """What a server remembers between batches, from the user's side and against a server that refuses."""
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -103,6 +104,15 @@ def test_a_server_is_asked_until_it_has_forgotten(monkeypatch, answers, problem)
         said = empty_prefix_cache(server.url, TOLD, headers={})
     assert said.startswith(problem) if problem else said == ""
     assert time.monotonic() - began < 10
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_any_longer(monkeypatch):
+    monkeypatch.setattr(caching, "BUSY_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began = time.monotonic()
+        said = empty_prefix_cache(f"http://127.0.0.1:{mute.getsockname()[1]}", TOLD, headers={})
+    assert said == "its prefix cache was not emptied: no complete answer within 0.3 s"
+    assert time.monotonic() - began < 5
 
 
 def test_an_engine_that_cannot_says_so():

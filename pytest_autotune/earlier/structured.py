@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.parallelism import Parallelism
-from pytest_autotune.quantization import Quantization
+from pytest_autotune.quantization import Quantization, precision
 from pytest_autotune.spelling import nearest, show
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _FIELDS = MappingProxyType(
         "moe_dtype": "moe",
     }
 )
-_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "fp8_e4m3": "fp8"}  # else they are called alike
 _TYPES = {"sglang": {("kvcache_dtype", "fp8"): "fp8_e5m2"}}  # what the earlier system made of a name for one engine
 _QUANTIZED = {
     "default": {},
@@ -104,10 +103,10 @@ def _quantized(fields: Mapping[str, str], dialect: Dialect, remark: Remark) -> d
     for name, value in fields.items():
         if value is None or value == AUTO:
             continue
-        part, precision = _FIELDS[name], _TYPES.get(dialect.name, {}).get((name, value), _NAMES.get(value, value))
+        part, name_here = _FIELDS[name], _TYPES.get(dialect.name, {}).get((name, value), precision(value))
         try:
-            dialect.quantize(Quantization(**{part: precision}))
-            kept[part] = precision
+            dialect.quantize(Quantization(**{part: name_here}))
+            kept[part] = name_here
         except ValueError as error:
             remark(f"quant_config.{name}", f"{value} is left out, as it was: {error}")
     return kept or None
