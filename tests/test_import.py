@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pytest_autotune.__main__ import main
 from pytest_autotune.earlier.task import import_task
@@ -160,7 +162,7 @@ def test_what_has_no_equivalent_is_said(task):
         ({"task_name": "!!"}, "task_name: '!!' has no letter or digit"),
         ({"model": {}}, "model: id_or_path is null"),
         ({"model": "small"}, "model: 'small' is not a mapping"),
-        ({"deployment_mode": "k8s"}, "deployment_mode: 'k8s' is none of docker, local, ome"),
+        ({"deployment_mode": "k8s"}, "deployment_mode: 'k8s' is not known; there are docker, local, ome"),
         ({"parameters": {"tp": 1}}, "parameters.tp: 1 is neither a list nor a mapping with a type"),
         ({"parameters": {"tp": {"type": "choice"}}}, "parameters.tp: null is not a list of values"),
         ({"parameters": {"tp": {"type": "int"}}}, "parameters.tp: 'int' is no type"),
@@ -178,7 +180,10 @@ def test_what_has_no_equivalent_is_said(task):
             "optimization.strategy: 'gird_search' is not known (did you mean 'grid_search'?)",
         ),
         ({"optimization": {"objective": "best"}}, "optimization.objective: 'best' is not known"),
-        ({"benchmark": {"task": "image-to-text"}}, "benchmark.task: 'image-to-text' has no equivalent"),
+        (
+            {"benchmark": {"task": "image-to-text"}},
+            "benchmark.task: 'image-to-text' is not known (did you mean 'text-to-text'?); there are",
+        ),
         ({"benchmark": {"traffic_scenarios": []}}, "benchmark.traffic_scenarios: [] is not a list of scenarios"),
         (
             {"benchmark": {"max_time_per_iteration": "10"}},
@@ -231,3 +236,35 @@ def test_a_file_that_is_none_is_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["import", str(path)])
         assert problem in capsys.readouterr().err
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 5) | st.sampled_from(["", "x", "fp8", "docker", "grid_search"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["p90", "type", "a"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+PLACES = [
+    *((key,) for key in ("task_name", "model", "base_runtime", "runtime_image_tag", "deployment_mode", "parameters")),
+    *((key,) for key in ("quant_config", "parallel_config", "optimization", "benchmark", "slo", "storage")),
+    *(("quant_config", key) for key in ("gemm_dtype", "moe_dtype", "preset", "presets")),
+    *(("parallel_config", key) for key in ("tp", "dp", "enable_expert_parallel", "presets")),
+    *(("optimization", key) for key in ("strategy", "objective", "max_iterations", "timeout_per_iteration", "seed")),
+    *(("benchmark", key) for key in ("task", "traffic_scenarios", "num_concurrency", "max_time_per_iteration")),
+    *(("benchmark", key) for key in ("dataset_url", "additional_params", "max_requests_per_iteration")),
+    *(("slo", key) for key in ("latency", "ttft", "steepness")),
+    *(("model", "id_or_path"), ("parameters", "x"), ("storage", "mount_path")),
+]
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(PLACES), VALUES)
+def test_values_of_any_shape_are_imported_or_refused_in_one_line(task, place, value):
+    key, *inside = place
+    said = ""
+    try:
+        task(**{key: {**TASK.get(key, {}), inside[0]: value} if inside else value})
+    except SuiteError as error:
+        said = str(error)
+    assert "\n" not in said

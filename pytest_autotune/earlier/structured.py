@@ -71,7 +71,9 @@ def quantizations(value: Any, dialect: Dialect, collector: Collector, remark: Re
     _refuse_unknown(given, (*_FIELDS, "preset", "presets"), "quant_config", collector)
     found = []
     for preset in _named(given, _QUANTIZED, "quant_config", collector):
-        chosen = {**preset, **{name: each for name, each in given.items() if name in _FIELDS}}
+        own = {name: each for name, each in given.items() if name in _FIELDS}
+        _refuse(own, _no_precision, "quant_config", collector)
+        chosen = {**preset, **own}
         found += [_quantized(combination, dialect, remark) for combination in _combinations(chosen)]
     return _distinct(found)
 
@@ -87,7 +89,9 @@ def degrees(value: Any, dialect: Dialect, collector: Collector, remark: Remark) 
     presets = {**_DEGREES, **_OWN_DEGREES.get(dialect.name, {})}
     found = []
     for preset in _named(given, presets, "parallel_config", collector):
-        chosen = {**preset, **{name: each for name, each in given.items() if name in known}}
+        own = {name: each for name, each in given.items() if name in known}
+        _refuse(own, _no_degree, "parallel_config", collector)
+        chosen = {**preset, **own}
         for combination in _combinations(chosen):
             degree = _degree(combination, remark)
             try:
@@ -96,6 +100,28 @@ def degrees(value: Any, dialect: Dialect, collector: Collector, remark: Remark) 
             except ValueError as error:
                 remark("parallel_config", f"{_shown(degree)} is left out: {error}")
     return _distinct(found)
+
+
+def _refuse(fields: dict[str, Any], wrong: Callable[[str, Any], str], key: str, collector: Collector) -> None:
+    """Note the values that are none, and take their fields out."""
+    for name, written in list(fields.items()):
+        values = written if isinstance(written, list) else [written]
+        problems = [problem for value in values if value is not None and (problem := wrong(name, value))]
+        for problem in problems:
+            collector.note((key, name), problem)
+        if problems:
+            del fields[name]
+
+
+def _no_precision(_: str, value: Any) -> str:
+    return "" if isinstance(value, str) else f"{show(value)} is not the name of a precision, e.g. fp8"
+
+
+def _no_degree(name: str, value: Any) -> str:
+    if name == _EXPERTS:
+        return "" if isinstance(value, bool) else f"{show(value)} is not true or false"
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return "" if whole else f"{show(value)} is not a whole number of at least 1"
 
 
 def _quantized(fields: Mapping[str, str], dialect: Dialect, remark: Remark) -> dict[str, str] | None:
@@ -135,7 +161,7 @@ def _named(
         names = given.get(word)
         for name in names if isinstance(names, list) else [] if names is None else [names]:
             written = True
-            if name in presets:
+            if isinstance(name, str) and name in presets:
                 found.append(presets[name])
             else:
                 hint = nearest(str(name), presets)

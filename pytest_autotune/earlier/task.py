@@ -21,7 +21,7 @@ from pytest_autotune.spelling import nearest, show
 from pytest_autotune.yaml_source import read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from pytest_autotune.problems import Where
@@ -162,8 +162,7 @@ class _Reader:
 
     def _deployment(self) -> dict[str, Any]:
         mode, tag = self._task.get("deployment_mode", "docker"), self._task.get("runtime_image_tag")
-        if mode not in _DEPLOYMENTS:
-            self._note(("deployment_mode",), f"{show(mode)} is none of {', '.join(_DEPLOYMENTS)}")
+        self._require(("deployment_mode",), mode, _DEPLOYMENTS)
         if mode == "local":
             if tag is not None:
                 self._remark("runtime_image_tag", "left out: local servers have no image")
@@ -207,7 +206,7 @@ class _Reader:
             return self._choice(where, spec.get("values", spec.get("choices")))
         if kind not in ("integer", "continuous"):
             self._note(where, f"{show(kind)} is no type; there are choice, categorical, integer, continuous")
-        elif _STRATEGIES.get(self._block("optimization").get("strategy", "grid_search")) == "grid":
+        elif self._strategy() == "grid":
             self._note(where, f"a grid has no {kind} parameters; list values, or search bayesian or random")
         form = {"int" if kind == "integer" else "float": [spec.get("low"), spec.get("high")]}
         return {**form, **({"log": True} if spec.get("log") else {})}
@@ -226,8 +225,7 @@ class _Reader:
         """Return the load, and what each scenario adds to it."""
         block = self._block("benchmark")
         task = block.get("task", "text-to-text")
-        if task not in _APIS:
-            self._note(("benchmark", "task"), f"{show(task)} has no equivalent; there are {', '.join(_APIS)}")
+        known = self._require(("benchmark", "task"), task, _APIS)
         minutes = block.get("max_time_per_iteration", 10)
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or minutes <= 0:
             self._note(("benchmark", "max_time_per_iteration"), f"{show(minutes)} is no number of minutes above 0")
@@ -236,7 +234,7 @@ class _Reader:
             "concurrency": block.get("num_concurrency", [1]),
             "duration": f"{minutes}m",
             "max_requests": block.get("max_requests_per_iteration", 50),
-            "api": _APIS.get(task, "chat"),
+            "api": _APIS[task] if known else "chat",
         }
         self._remark_sampling(block.get("additional_params"))
         scenarios = block.get("traffic_scenarios", ["D(100,100)"])
@@ -304,16 +302,13 @@ class _Reader:
 
     def _optimization(self) -> dict[str, Any]:
         block = self._block("optimization")
-        strategy, objective = block.get("strategy", "grid_search"), block.get("objective", "minimize_latency")
-        for key, value, known in (("strategy", strategy, _STRATEGIES), ("objective", objective, _OBJECTIVES)):
-            if value not in known:
-                hint = nearest(str(value), known)
-                self._note(("optimization", key), f"{show(value)} is not known{hint}; there are {', '.join(known)}")
+        objective = block.get("objective", "minimize_latency")
+        known = self._require(("optimization", "objective"), objective, _OBJECTIVES)
         self._remark(
             "optimization.objective",
             "the earlier system averaged over load levels; a trial scores by its best compliant level",
         )
-        search = {"strategy": _STRATEGIES.get(strategy, "grid"), "trials": block.get("max_iterations", 100)}
+        search = {"strategy": self._strategy(), "trials": block.get("max_iterations", 100)}
         if "seed" in block:
             search["seed"] = block["seed"]
         limit_s = block.get("timeout_per_iteration")
@@ -322,10 +317,22 @@ class _Reader:
                 "optimization.timeout_per_iteration", "limits the start alone; batches have limits of their own"
             )
         return {
-            "objective": _OBJECTIVES.get(objective, ""),
+            "objective": _OBJECTIVES[objective] if known else "",
             "search": {**search, "defaults": False},
             **({} if limit_s is None else {"timeouts": {"start": f"{limit_s}s"}}),
         }
+
+    def _strategy(self) -> str:
+        written = self._block("optimization").get("strategy", "grid_search")
+        known = self._require(("optimization", "strategy"), written, _STRATEGIES)
+        return _STRATEGIES[written] if known else ""
+
+    def _require(self, where: Where, value: Any, known: Collection[str]) -> bool:
+        """Say whether a value is one of those that there are; else it is noted."""
+        if isinstance(value, str) and value in known:
+            return True
+        self._note(where, f"{show(value)} is not known{nearest(str(value), known)}; there are {', '.join(known)}")
+        return False
 
     def _remark_unknown(self) -> None:
         for key, known in _KNOWN.items():
