@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the suite (default: suites/<name>.yaml)")
     parser.add_argument("--engine", choices=ENGINES, help="default: vllm where there are GPUs, else sim")
-    parser.add_argument("--model", metavar="MODEL", help="a directory, or a name on a hub")
+    parser.add_argument("--model", metavar="MODEL", help="a directory, or a name on a hub (sim: the shape of Llama 3.1 8B)")
     parser.add_argument("--url", metavar="URL", help="of a server that is running (engine endpoint)")
     parser.add_argument("--image", metavar="IMAGE", help="run the servers in containers of this image")
     parser.add_argument("--engine-python", metavar="PATH", help="interpreter of the engine's own environment")
@@ -60,14 +60,16 @@ def run(given: argparse.Namespace) -> int:
         drafted = draft(wanted, checkpoint, gpus)
     except TooLong as error:
         raise _Refused(str(error)) from error
-    _write(path, drafted)
-    sys.stdout.write("\n".join([*drafted.remarks, "", f"written: {path}", f"next: pytest {path} --autotune", ""]))
+    lacking = (f"missing here: {sentence}" for sentence in _write(path, drafted))
+    lines = [*drafted.remarks, "", f"written: {path}", *lacking, f"next: pytest {path} --autotune", ""]
+    sys.stdout.write("\n".join(lines))
     return 0
 
 
 def _wanted(given: argparse.Namespace, gpus: Sequence[Gpu], *, asking: _Asking | None) -> Wanted:
     """Return what the options say, then what is answered, then what is usual."""
     from pytest_autotune.drafting import ENGINES, Wanted
+    from pytest_autotune.engines.sim.arguments import Settings
 
     engine = given.engine or ("endpoint" if given.url else None) or ("vllm" if gpus else "sim")
     if asking is not None and given.engine is None and given.url is None:
@@ -75,11 +77,12 @@ def _wanted(given: argparse.Namespace, gpus: Sequence[Gpu], *, asking: _Asking |
     model, url = given.model, given.url
     if asking is not None and engine == "endpoint" and url is None:
         url = asking.for_text("its base URL", "http://127.0.0.1:8000")
+    usual = Settings().model if engine == "sim" else ""
     if asking is not None and engine != "endpoint" and model is None:
-        model = asking.for_text("model: a directory, or a name on a hub", "")
+        model = asking.for_text("model: a directory, or a name on a hub", usual)
     if engine == "endpoint" and not url:
         raise _Refused("an endpoint needs --url, e.g. http://127.0.0.1:8000")
-    if engine != "endpoint" and not model:
+    if engine != "endpoint" and not (model := model or usual):
         raise _Refused("which model is to be served? say --model, a directory or a name on a hub")
     if engine == "endpoint" and (given.image or given.engine_python):
         raise _Refused("nothing is started of an endpoint: --image and --engine-python are for other engines")
@@ -132,10 +135,11 @@ def _name(path: Path | None, model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:80] or "suite"
 
 
-def _write(path: Path, drafted: Draft) -> None:
-    """Write the file once it is known that pytest accepts it."""
+def _write(path: Path, drafted: Draft) -> tuple[str, ...]:
+    """Write the file once it is known that pytest accepts it; return what its engine lacks here."""
     from tempfile import TemporaryDirectory
 
+    from pytest_autotune.engines.registry import builtin
     from pytest_autotune.files import write_atomically
     from pytest_autotune.reporting.yaml_text import yaml_text
     from pytest_autotune.suite_file import load_suite
@@ -145,14 +149,18 @@ def _write(path: Path, drafted: Draft) -> None:
         tried = Path(directory) / "suite.yaml"
         tried.write_text(text, encoding="utf-8")
         try:
-            load_suite(tried)
+            suite = load_suite(tried)
         except SuiteError as error:
             raise _Refused(error.problem) from error
+    engine = builtin(suite.engine)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
     except OSError as error:
         raise _Refused(f"{path}: {error}") from error
+    if engine is None or suite.deploy == "docker":  # an image would be pulled to be asked
+        return ()
+    return engine.inspect(suite).missing
 
 
 class _Asking:

@@ -98,7 +98,7 @@ def test_without_gpus_the_embedded_engine_is_taken_and_its_suite_is_planned(proj
     monkeypatch.chdir(project.path)
     monkeypatch.setattr("pytest_autotune.hardware.gpus", lambda: ())
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert main(["new", "--model", "meta-llama/Llama-3.1-8B-Instruct"]) == 0
+    assert main(["new"]) == 0
     path = "suites/Llama-3.1-8B-Instruct.yaml"
     assert capsys.readouterr().out.endswith(f"written: {path}\nnext: pytest {path} --autotune\n")
     result = project.run(path, "--autotune", "--collect-only", "-q")
@@ -123,6 +123,20 @@ def test_the_command_that_the_docs_show_does_what_they_say(here):
     assert {parameter.name for parameter in suite.space.parameters} == {"max-num-seqs", "max-num-batched-tokens"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lacks"),
+    [
+        (["--engine", "sim", "--model", "demo"], "engine sim has no shape of model 'demo'"),
+        (["--engine", "llamacpp", "--model", "none.gguf"], "llama-server"),
+    ],
+)
+def test_what_is_missing_here_is_said_beside_the_suite(here, monkeypatch, capsys, arguments, lacks):
+    monkeypatch.setenv("PATH", str(here))
+    assert main(["new", "a.yaml", *arguments]) == 0
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missing here: ")]
+    assert any(lacks in line for line in missing)
+
+
 def test_an_endpoint_needs_its_url_only(here):
     assert main(["new", "--url", "http://127.0.0.1:8000", "--slo", "rag"]) == 0
     suite = load_suite(here / "suites" / "endpoint.yaml")
@@ -143,7 +157,7 @@ def test_config_json_is_read_where_it_is(here, cached):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "which model is to be served? say --model"),
+        (["--engine", "vllm"], "which model is to be served? say --model"),
         (["--engine", "endpoint"], "an endpoint needs --url"),
         (["--url", "http://h:1", "--image", "i"], "nothing is started of an endpoint"),
         (["--model", "m", "--prompt-tokens", "0"], "--prompt-tokens 0 is less than 1"),
