@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_autotune.bench import Bench, Plan, Slot
     from pytest_autotune.deploy.server import Server
     from pytest_autotune.load.generator import Progress, Target, Workload
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import Answers, TrialRecord
     from pytest_autotune.samples import Level, Sample
     from pytest_autotune.screening import Screening
     from pytest_autotune.slo import Ruling, Verdict
@@ -163,6 +163,12 @@ class LiveTrial:
         """Return what the store has of the suite's trials now."""
         return self.plan.history(self._bench.store)
 
+    @property
+    def inaccurate(self) -> str:
+        """Why this configuration cannot win by what its server answered; empty when nothing is known against it yet."""
+        found = self._stored().accuracy
+        return "" if found is None or found.reference is None or found.holds else found.words
+
     def conclude(self) -> None:
         """Note that every load that matters was measured, so that the trial is finished when it is closed."""
         self._concluded = True
@@ -227,13 +233,17 @@ class LiveTrial:
         )
         record = partial(record, server_log=str(launch.log))
         try:
-            server = self._resources.enter_context(bench.deployer.deploy(launch))
+            with ExitStack() as deployed:
+                server = deployed.enter_context(bench.deployer.deploy(launch))
+                answers = self._examine(server)
+                self._resources.push(deployed.pop_all())
         except DeployError:
             if not self.recorded:
                 record(argv=(), effective={}, deploy_s=None)
             raise
         if not self.recorded:
             record(
+                answers=answers,
                 argv=server.argv,
                 effective=server.effective,
                 deploy_s=server.started_s,
@@ -241,6 +251,15 @@ class LiveTrial:
                 model_name=server.model_name,
             )
         return server
+
+    def _examine(self, server: Server) -> Answers | None:
+        """Ask what the accuracy gate is judged by; None where the suite asks nothing, or it was asked before."""
+        if self.plan.exam is None or self.recorded:
+            return None
+        from pytest_autotune.examining import ask
+
+        self._bench.announce(self, "accuracy", None)
+        return ask(server, self.plan.exam, self.plan.suite)
 
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
@@ -415,6 +434,11 @@ class LiveTrial:
         record = self.batches[level]
         return MeasuredBatch(record, tuple(samples), self._judge(record))
 
+    def _stored(self) -> TrialRecord:
+        """Return the trial as the store has it now, its answers held against those of the reference."""
+        found = (trial for trial in self.history() if trial.id == self.record.id)
+        return next(found, None) or self._bench.store.trial(self.record.id)
+
     def _judge(self, record: BatchRecord) -> Verdict:
         return judge_record(record, self.plan.suite.slo, steepness=self.plan.suite.steepness)
 
@@ -428,9 +452,7 @@ class LiveTrial:
         elif self.screened_out:
             status, reason = Status.SCREENED_OUT, self.screened_out
         elif self.end is not None or self._concluded or self._listed_levels_done():
-            judged = judge_trial(
-                store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
-            )
+            judged = judge_trial(self._stored(), limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
             status, reason = judged.status, judged.reason
             log.info("%s\n%s", self.slot.name, "\n".join(slo_lines(judged)))
         else:

@@ -40,10 +40,13 @@ def summary_lines(
     lines = [_headline(report), *_economy(report)]
     if selection.best is not None:
         lines.append(f"  best: {configured(selection.best, report)}  [{clean(selection.best.trial.slot, report)}]")
+        if (found := selection.best.trial.accuracy) is not None:
+            lines.append(f"  accuracy: {clean(found.words, report)}")
         if selection.best is selection.reference:
             lines.append("  nothing that was tried beats the engine's defaults")
         lines += ["", *cut(_comparison(report, selection.best), width)]
     lines += [f"  {line}" for line in confirmation_lines(selection)]
+    lines += [f"  {line}" for line in _inaccurate(report, top)]
     lines += [f"  {clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
     if len(selection.tied) > 1:
         lines.append(
@@ -81,6 +84,15 @@ def _headline(report: SuiteReport) -> str:
         f"{count(report.deployments, 'server')} started, {duration(report.elapsed_s)}",
         report,
     )
+
+
+def _inaccurate(report: SuiteReport, top: int) -> list[str]:
+    """Say which trials cannot win by their answers, whatever they were measured to bring."""
+    found = [judged for judged in report.selection.ranking if judged.trial.inaccurate and judged.batches]
+    lines = [
+        f"cannot win: {configured(judged, report)} {clean(judged.trial.inaccurate, report)}" for judged in found[:top]
+    ]
+    return [*lines, f"... and {count(len(found) - top, 'more trial')} by their answers"] if len(found) > top else lines
 
 
 def _economy(report: SuiteReport) -> list[str]:
