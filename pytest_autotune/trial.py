@@ -166,8 +166,11 @@ class LiveTrial:
     @property
     def inaccurate(self) -> str:
         """Why this configuration cannot win by what its server answered; empty when nothing is known against it yet."""
-        found = self._stored().accuracy
-        return "" if found is None or found.reference is None or found.holds else found.words
+        if self.plan.exam is None:
+            return ""
+        stored = self._stored()
+        told = stored.accuracy is not None and (stored.accuracy.reference is not None or self.plan.baseline is not None)
+        return stored.inaccurate if told else ""
 
     def conclude(self) -> None:
         """Note that every load that matters was measured, so that the trial is finished when it is closed."""
@@ -436,8 +439,10 @@ class LiveTrial:
 
     def _stored(self) -> TrialRecord:
         """Return the trial as the store has it now, its answers held against those of the reference."""
-        found = (trial for trial in self.history() if trial.id == self.record.id)
-        return next(found, None) or self._bench.store.trial(self.record.id)
+        stored = self._bench.store.trial(self.record.id)
+        if self.plan.exam is None:
+            return stored
+        return next((trial for trial in self.history() if trial.id == stored.id), stored)
 
     def _judge(self, record: BatchRecord) -> Verdict:
         return judge_record(record, self.plan.suite.slo, steepness=self.plan.suite.steepness)
@@ -462,7 +467,7 @@ class LiveTrial:
         cause = getattr(self.failure, "cause", None)
         kind = "" if cause is None else str(cause.kind)
         store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
-        self.record = store.trial(self.record.id)
+        self.record = self._stored()
         self._bench.finished(self.record)
 
     def _listed_levels_done(self) -> bool:
