@@ -16,9 +16,13 @@ from pytest_autotune.engines.lossy import losses, may_lose
 from pytest_autotune.errors import DeployError, Infeasible, SuiteError
 from pytest_autotune.examining import ask
 from pytest_autotune.questions import MOST, Question, fingerprint, read_questions, shipped_questions
-from pytest_autotune.records import Answers
+from pytest_autotune.records import Accuracy, Answers
+from pytest_autotune.reporting.export import best_document
+from pytest_autotune.reporting.markdown import markdown_text
+from pytest_autotune.reporting.terminal import summary_lines
 from pytest_autotune.suite_file import load_suite
 from tests import make_records
+from tests.make_reports import BEST, DEFAULTS, report
 
 LOSS = "the KV cache is kept in fp8"
 FREE = Question((("user", "Tell me."),))
@@ -339,3 +343,32 @@ def test_answers_have_a_deadline_of_their_own(tmp_path):
     silent = SimpleNamespace(url="http://127.0.0.1:9", model_name="m", died=lambda: None, log_tail=lambda: "")
     with pytest.raises(DeployError, match=r"not finished within 1e-09 s \(timeouts.accuracy\)"):
         ask(silent, exam((FREE,)), hurried)
+
+
+def test_reports_name_what_cannot_win_by_its_answers():
+    losing = Accuracy(
+        14, 24, 23, (3,), f"answers 14 of 24 prompts, the reference 23 (95 % asked for); {LOSS}", holds=False
+    )
+    refused = [
+        dataclasses.replace(BEST, id=number, configuration={"n": number}, accuracy=losing) for number in range(10, 17)
+    ]
+    told = report(DEFAULTS, *refused)
+    assert told.selection.best.trial is DEFAULTS
+    assert not any(judged.compliant for judged in told.selection.ranking if judged.trial is not DEFAULTS)
+    for lines in (summary_lines(told), markdown_text([told]).splitlines()):
+        named = [line.strip(" -") for line in lines if "cannot win" in line]
+        assert named == [f"cannot win: n={number} {losing.words}" for number in range(10, 15)]
+        assert any("... and 2 more trials by their answers" in line for line in lines)
+    (first, *_) = best_document(told, told.selection.best)["accuracy"]["trials"]
+    assert (first["configuration"], first["kept"], first["reference"], first["holds"]) == ({"n": 10}, 14, 23, False)
+    assert first["missed"] == []
+
+
+def test_answers_that_cannot_win_break_the_gate_of_a_search_without_another():
+    words = f"answers 0 of 4 prompts (75 % asked for, and there is no reference without loss); {LOSS}"
+    refused = dataclasses.replace(BEST, accuracy=Accuracy(0, 4, None, (0, 1, 2, 3), words, holds=False))
+    told = report(refused)
+    assert told.selection.best is None
+    (rule,) = told.gate.rules
+    assert not rule.holds
+    assert f"max-num-seqs=64 tp=2 {words}. Ask for less (accuracy:)" in rule.explanation

@@ -181,7 +181,7 @@ def _accuracy(report: SuiteReport) -> dict[str, Any]:
 def _answered(trial: TrialRecord) -> dict[str, Any]:
     found, texts = trial.accuracy, () if trial.answers is None else trial.answers.texts
     assert found is not None, "only what was judged is listed"
-    missed = [{"question": index + 1, "answer": _short(texts[index])} for index in found.missed]
+    missed = [{"question": index + 1, "answer": _short(texts[index])} for index in found.missed if texts]
     return {
         "trial": trial.slot,
         "configuration": trial.configuration,

@@ -10,7 +10,7 @@ from pytest_autotune.formatting import amount, change, count, duration, quantity
 from pytest_autotune.masking import mask_text
 from pytest_autotune.metrics import COSTS
 from pytest_autotune.reporting.command import one_line
-from pytest_autotune.reporting.lines import clean, configured, cut, table
+from pytest_autotune.reporting.lines import clean, configured, cut, inaccurate_lines, table
 from pytest_autotune.reporting.report import UNFINISHED
 from pytest_autotune.reporting.sending import sending_lines, warning_lines
 from pytest_autotune.selection import NOISE, slo_lines
@@ -46,7 +46,7 @@ def summary_lines(
             lines.append("  nothing that was tried beats the engine's defaults")
         lines += ["", *cut(_comparison(report, selection.best), width)]
     lines += [f"  {line}" for line in confirmation_lines(selection)]
-    lines += [f"  {line}" for line in _inaccurate(report, top)]
+    lines += [f"  {line}" for line in inaccurate_lines(report, top)]
     lines += [f"  {clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
     if len(selection.tied) > 1:
         lines.append(
@@ -84,15 +84,6 @@ def _headline(report: SuiteReport) -> str:
         f"{count(report.deployments, 'server')} started, {duration(report.elapsed_s)}",
         report,
     )
-
-
-def _inaccurate(report: SuiteReport, top: int) -> list[str]:
-    """Say which trials cannot win by their answers, whatever they were measured to bring."""
-    found = [judged for judged in report.selection.ranking if judged.trial.inaccurate and judged.batches]
-    lines = [
-        f"cannot win: {configured(judged, report)} {clean(judged.trial.inaccurate, report)}" for judged in found[:top]
-    ]
-    return [*lines, f"... and {count(len(found) - top, 'more trial')} by their answers"] if len(found) > top else lines
 
 
 def _economy(report: SuiteReport) -> list[str]:
