@@ -88,7 +88,7 @@ def ask(server: Server, exam: Exam, suite: Suite) -> Answers:
         kind = Infeasible if cause.kind.finding else DeployError
         raise kind(str(cause), log_tail=server.log_tail(), cause=cause) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # what is still asked ends with the server
     return Answers(exam.fingerprint, texts)
 
 

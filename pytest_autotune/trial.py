@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.batches import (
     record_of,
@@ -235,24 +235,25 @@ class LiveTrial:
             gpus=0 if plan.installed.simulated and not plan.suite.pool.pretended else self.gpus,
         )
         record = partial(record, server_log=str(launch.log))
+        noted: dict[str, Any] = {"argv": (), "effective": {}, "deploy_s": None}
         try:
             with ExitStack() as deployed:
                 server = deployed.enter_context(bench.deployer.deploy(launch))
-                answers = self._examine(server)
+                noted = {
+                    "argv": server.argv,
+                    "effective": server.effective,
+                    "deploy_s": server.started_s,
+                    "url": server.url,
+                    "model_name": server.model_name,
+                }
+                noted["answers"] = self._examine(server)
                 self._resources.push(deployed.pop_all())
         except DeployError:
             if not self.recorded:
-                record(argv=(), effective={}, deploy_s=None)
+                record(**noted)
             raise
         if not self.recorded:
-            record(
-                answers=answers,
-                argv=server.argv,
-                effective=server.effective,
-                deploy_s=server.started_s,
-                url=server.url,
-                model_name=server.model_name,
-            )
+            record(**noted)
         return server
 
     def _examine(self, server: Server) -> Answers | None:

@@ -123,6 +123,20 @@ def test_without_anything_accurate_the_gate_fails_and_says_what_to_do(project):
     result.stdout.fnmatch_lines([f"*1 trial cannot win by its answers: *{why}. Ask for less (accuracy:), *"])
 
 
+def test_a_server_that_dies_of_the_questions_is_no_start_that_failed(project):
+    prompts = [{"prompt": f"Tell me the story of the {index} bears."} for index in range(8)]
+    (project.path / "suites" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    asked = "accuracy: {prompts: prompts.jsonl, max_tokens: 256}\n"
+    project.suite(ONLY_FP8.replace(FAULT, "fault: [oom-at-concurrency=2]") + asked)
+    result = project.run("suites", "--autotune")
+    assert result.parseoutcomes()["infeasible"] == 1
+    with project.store() as store:
+        (trial,) = store.trials_of_run(store.runs()[0].id)
+        assert (trial.cause, trial.batches) == ("out of memory", ())
+        assert trial.deploy_s is not None
+        assert store.starts() == ()
+
+
 def test_prompts_of_ones_own_without_an_answer_are_kept_by_agreement(project):
     asked = [{"prompt": f"Tell me the story of the {index} bears."} for index in range(8)]
     asked += [{"messages": [{"role": "user", "content": "Anything?"}], "pattern": "[a-z]"}]
