@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 AT_ONCE = 4  # questions: few, so that what is answered together hardly changes what is answered
 ATTEMPTS = 2  # at a question that the server did not answer, or not as a server does
 LONGEST = 300  # characters of an answer that are kept
+DYING_S = 2.0  # from the first connection that breaks until the end of a process is known
+_PAUSE_S = 0.05
 _GENERATING = ("completions", "chat")
 _PASSING = (408, 425, 429)  # statuses of a refusal that another attempt may not meet
 
@@ -84,12 +86,20 @@ def ask(server: Server, exam: Exam, suite: Suite) -> Answers:
     try:
         texts = tuple(pool.map(one, exam.questions))
     except (ControlError, TimeoutError) as error:
-        cause = server.died() or Cause(CauseKind.INFRASTRUCTURE, f"no answers to judge its accuracy by: {error}")
+        cause = _death_of(server) or Cause(CauseKind.INFRASTRUCTURE, f"no answers to judge its accuracy by: {error}")
         kind = Infeasible if cause.kind.finding else DeployError
         raise kind(str(cause), log_tail=server.log_tail(), cause=cause) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # what is still asked ends with the server
     return Answers(exam.fingerprint, texts)
+
+
+def _death_of(server: Server) -> Cause | None:
+    """Return why a server is gone that has not answered; its connections may be closed before its end is known."""
+    deadline = time.monotonic() + DYING_S
+    while (cause := server.died()) is None and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
+    return cause
 
 
 def _answer(
