@@ -52,6 +52,17 @@ class Served(BaseModel):
     docker: DockerBlock = DockerBlock()
 
 
+class Answered(BaseModel):
+    """How accurate a configuration was that may have lost something, and what a verification holds it against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    questions: str  # fingerprint of what was asked
+    kept: int
+    asked: int
+    reference: tuple[str | None, ...] | None  # answers of the reference, shortened; None: there was none
+
+
 class Baseline(BaseModel):
     """A configuration with what it came to at each load level, small enough to be reviewed as a diff.
 
@@ -70,6 +81,7 @@ class Baseline(BaseModel):
     server: Served
     load: dict[str, Any]  # the suite's load, but how it is sent
     levels: dict[Annotated[str, AfterValidator(_level)], dict[str, float]] = Field(min_length=1)  # name, metric
+    accuracy: Answered | None = None  # None: it loses nothing, or nothing was asked
     noise: dict[str, Noise] = {}  # by metric: what pairs of equal sides differed by, over all levels
     run: str
     recorded_at: str  # UTC
@@ -123,6 +135,8 @@ def baseline_text(baseline: Baseline) -> str:
     content["server"] = _said(baseline.server)
     if not baseline.noise:
         del content["noise"]
+    if baseline.accuracy is None:
+        del content["accuracy"]
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

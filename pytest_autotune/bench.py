@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
+    from pytest_autotune.accuracy import Exam
     from pytest_autotune.baseline import Baseline
     from pytest_autotune.deploy.server import Deployer
     from pytest_autotune.engines.engine import Engine, Installed
@@ -49,16 +50,21 @@ class Plan:
     levels: tuple[Level, ...]
     first: tuple[Configuration, ...] = ()  # what an adaptive search begins with, as far as the suite says it
     baseline: Baseline | None = None  # of a verification: what it is held against; None in a search
+    exam: Exam | None = None  # what its servers are asked before they are loaded; None: nothing
     opponent: Plan | None = None  # of a paired comparison: how the baseline's trials, which are slots too, are run
 
     def history(self, store: Store) -> tuple[TrialRecord, ...]:
         """Return what the store has of these trials; the study's others are of values that the suite no longer has."""
         names = {slot.name for slot in self.slots}
-        return self.priced(trial for trial in store.history(self.study) if trial.slot in names)
+        return self.revised(trial for trial in store.history(self.study) if trial.slot in names)
 
-    def priced(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-        """Return recorded trials with their costs at the price of today."""
-        return tuple(priced(trial, self.suite.hourly) for trial in trials)
+    def revised(self, trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+        """Return the recorded trials of a search as they count today.
+
+        Costs are at the price of today, and answers are held against those of the reference among these trials.
+        """
+        found = tuple(priced(trial, self.suite.hourly) for trial in trials)
+        return found if self.exam is None else self.exam.held(found)
 
     @property
     def searching(self) -> tuple[Slot, ...]:
@@ -109,9 +115,9 @@ def claim_of(plan: Plan, slot: Slot, bench: Bench) -> Claim:
         slot.name,
         owner=bench.owner,
         fresh=bench.fresh,
-        choose=lambda history: slot.choose(plan.priced(history), bench.feasibility.bars, bench.first),
+        choose=lambda history: slot.choose(plan.revised(history), bench.feasibility.bars, bench.first),
     )
-    claim = ask(retry=lambda trial: worth_retrying(trial) or _may_start_now(trial, bench))
+    claim = ask(retry=lambda trial: worth_retrying(trial) or _may_start_now(trial, bench) or _unasked(trial, plan))
     if claim.kind == "recorded" and _outdated(claim.trial, plan, bench):
         recorded = claim.trial.id
         claim = ask(retry=lambda trial: trial.id == recorded)
@@ -123,6 +129,10 @@ def claim_of(plan: Plan, slot: Slot, bench: Bench) -> Claim:
 def _may_start_now(trial: TrialRecord, bench: Bench) -> bool:
     """Say whether what a server was not launched for does not stand any more."""
     return not trial.launched and bench.feasibility.refusal(trial.configuration) is None
+
+
+def _unasked(trial: TrialRecord, plan: Plan) -> bool:
+    return plan.exam is not None and plan.exam.unasked(trial)
 
 
 def recall(plan: Plan, slot: Slot, bench: Bench) -> Claim:

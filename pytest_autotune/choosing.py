@@ -150,8 +150,10 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
     margins = dict.fromkeys((limit.metric for limit in suite.slo), 1.0)
     if judged.status in (Status.INCONCLUSIVE, Status.SCREENED_OUT):
         margins = dict.fromkeys(margins, UNDECIDED)
-    elif judged.status is Status.VIOLATING and batch is None:
-        pass  # no limit was missed, but no level complies: the server fell behind, or a check of the user's own failed
+    elif trial.inaccurate or (judged.status is Status.VIOLATING and batch is None):
+        # No limit need be missed, but no level complies: answers are not accurate, the server fell behind, or a check
+        # of the user's own failed.
+        pass
     elif batch is None:
         budget_s = suite.timeouts.start_s + suite.timeouts.ready_s
         crash = failure_value(elapsed_s=trial.elapsed_s or 0.0, budget_s=budget_s, text=f"{trial.cause} {trial.reason}")
@@ -159,7 +161,8 @@ def observe(trial: TrialRecord, suite: Suite) -> Observation:
         told = (check for check in batch.verdict.checks if check.actual is not None)
         margins |= {check.limit.metric: _margin(check) for check in told}
     value = judged.rank_value
-    if value is None and judged.status is Status.VIOLATING and (least := suite.load.least) is not None:
+    least = None if trial.inaccurate else suite.load.least
+    if value is None and judged.status is Status.VIOLATING and least is not None:
         value = estimated(judged, suite.objective, least)
         margins = margins if value is None else dict.fromkeys(margins, 0.0)
     return Observation(

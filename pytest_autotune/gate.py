@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMPLIANT_CONFIGURATION = "compliant-configuration"
 SLO = "slo"
+ACCURACY = "accuracy"
 COMPARABLE = "comparable"
 NOT_WORSE = "not-worse."  # and a metric
 
@@ -67,7 +68,7 @@ def judge_verification(judged: JudgedTrial, verification: Verification, terms: T
     than the noise within the batches, and what is open holds, and says so; unless nothing could be told at all.
     """
     since = f"since {verification.baseline.origin}"
-    rules = [_keeps_slo(judged, again)]
+    rules = list(_keeps_slo(judged, again))
     if verification.comparison is not None:
         return Gate((*rules, *_paired(verification.comparison, terms, since=since, again=again)))
     if terms.tolerances and verification.refused:
@@ -123,7 +124,17 @@ def _sentence(text: str) -> str:
     return text if "." in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
 
 
-def _keeps_slo(judged: JudgedTrial, again: str) -> Rule:
+def _keeps_slo(judged: JudgedTrial, again: str) -> Iterator[Rule]:
+    """Yield whether answers are accurate, where that is asked, and whether limits are kept, where answers are."""
+    found = judged.trial.accuracy
+    if found is not None:
+        text = f"{settings(judged.trial.configuration)} {found.words}."
+        yield Rule(ACCURACY, found.holds, text if found.holds else f"{text} To see it again: {again}.")
+    if found is None or found.holds:
+        yield _keeps_limits(judged, again)
+
+
+def _keeps_limits(judged: JudgedTrial, again: str) -> Rule:
     broken = [batch for batch in judged.batches if not batch.compliant]
     if judged.batches and not broken:
         return Rule(SLO, True, f"{settings(judged.trial.configuration)}: {judged.coverage}.")
@@ -150,6 +161,13 @@ def _none(selection: Selection) -> str:
         return (
             f"{count(len(unscored), 'configuration')} met the SLO, but no compliant batch has the objective "
             f"{unscored[0].metric}. Choose an objective that the engine and the load can measure."
+        )
+    inaccurate = [judged for judged in finished if judged.trial.inaccurate and judged.batches]
+    if inaccurate:
+        return (
+            f"No configuration meets the SLO, and {count(len(inaccurate), 'trial')} cannot win by its answers: "
+            f"{settings(inaccurate[0].trial.configuration)} {inaccurate[0].trial.inaccurate}. "
+            "Ask for less (accuracy:), ask other prompts, or write accuracy: none where answers do not matter."
         )
     undecided = [judged for judged in finished if judged.status is Status.INCONCLUSIVE]
     if undecided:

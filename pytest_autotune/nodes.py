@@ -117,7 +117,7 @@ def _describe(item: pytest.Item, live: LiveTrial, **properties: object) -> None:
 
 
 class Deploy(pytest.Item):
-    """``deploy``: starting the server, with a duration of its own."""
+    """``deploy``: starting the server, with a duration of its own, and what it answers where that is asked."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -130,7 +130,9 @@ class Deploy(pytest.Item):
         self.user_properties.append(("autotune.outcome", "deployed"))
 
     def runtest(self) -> None:
-        """Do nothing more: the server is up."""
+        """Assert that its answers are accurate, where it may have lost something; else there is nothing more to do."""
+        if why := self.trial.claimed.inaccurate:
+            raise SloViolation(why)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Place the item in its suite file."""

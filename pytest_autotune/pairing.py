@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pytest_autotune.bench import Slot
 from pytest_autotune.budget import SearchEnded
 from pytest_autotune.comparison import Comparison, Looks, Pair, Tolerance, automatic, compare
+from pytest_autotune.examining import exam_of_recorded
 from pytest_autotune.formatting import count
 from pytest_autotune.masking import MASK
 from pytest_autotune.metrics import SHARES, worse_when
@@ -72,8 +73,11 @@ def compared(plan: Plan, own: Baseline, other: Baseline, make: Callable[[Suite],
         for second, side in enumerate((BASELINE, CANDIDATE) if pair % 2 else (CANDIDATE, BASELINE))
     )
     levels = tuple(own.measured)
-    opponent = replace(opponent, study=study, slots=slots, levels=levels, first=(), baseline=other)
-    return replace(plan, study=study, slots=slots, levels=levels, first=(), baseline=other, opponent=opponent)
+    opponent = replace(opponent, study=study, slots=slots, levels=levels, first=(), exam=None, baseline=other)
+    exam = exam_of_recorded(plan.suite, own)
+    return replace(
+        plan, study=study, slots=slots, levels=levels, first=(), exam=exam, baseline=other, opponent=opponent
+    )
 
 
 def as_served(suite: Suite, baseline: Baseline) -> Suite:

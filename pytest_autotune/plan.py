@@ -19,6 +19,7 @@ from pytest_autotune.confirmation import slot_name
 from pytest_autotune.engines.requirements import gpus_in_pool, is_parallel
 from pytest_autotune.engines.validation import unknown_flags, unusable_settings
 from pytest_autotune.errors import MissingRequirement
+from pytest_autotune.examining import exam_of_search
 from pytest_autotune.hardware import drivers, fingerprint
 from pytest_autotune.load.plan import files_of, lacking, levels_of, rows_of
 from pytest_autotune.seeding import at_each_degree, distinct
@@ -64,6 +65,7 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
         slots=(*_slots(suite, defaults), *_confirming_slots(suite)),
         levels=levels_of(suite.load),
         first=() if adaptive is None else _first(suite, engine, installed, defaults),
+        exam=exam_of_search(suite),
     )
 
 

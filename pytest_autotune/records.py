@@ -41,6 +41,27 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What a server answered to the questions of an accuracy gate, as stored; it is judged anew whenever it is read."""
+
+    questions: str  # fingerprint of the questions and of how they were asked
+    texts: tuple[str | None, ...]  # one for each question, shortened; None: the server refused to answer it
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How the answers of a trial stand against those of the reference."""
+
+    kept: int  # answers that are right, or where nothing else is known the reference's
+    asked: int  # that count
+    reference: int | None  # how many the reference keeps; None without one
+    missed: tuple[int, ...]  # questions whose answer is not right, by their place
+    words: str  # one sentence, with what is less exact
+    holds: bool
+    against: Answers | None = None  # of the reference
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One attempt at a trial as stored, with its batches in the order they ran.
 
@@ -71,6 +92,13 @@ class TrialRecord:
     ended_at: datetime | None = None
     url: str = ""  # where the server listened
     model_name: str = ""  # the name it answered to
+    answers: Answers | None = None  # None: nothing was asked
+    accuracy: Accuracy | None = None  # not stored: how it stands now; None where it may lose nothing, or is not judged
+
+    @property
+    def inaccurate(self) -> str:
+        """Why it can never win, whatever its batches come to; empty when its answers do not keep it from that."""
+        return "" if self.accuracy is None or self.accuracy.holds else self.accuracy.words
 
     @property
     def launched(self) -> bool:

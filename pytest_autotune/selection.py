@@ -167,9 +167,12 @@ def judge_trial(
 
     A trial is compliant with at least one compliant batch, violating when batches were measured
     and none complies, else infeasible or failed by what stopped it. `score` may rank the trial by
-    something of its own, in the direction of the objective, from the compliant batches.
+    something of its own, in the direction of the objective, from the compliant batches. Where answers are
+    not accurate enough no batch complies: nothing that is fast counts.
     """
     batches = judge_batches(trial.batches, limits, objective, steepness=steepness)
+    if trial.inaccurate:
+        batches = tuple(_spoilt(batch, trial.inaccurate) for batch in batches)
     scored = [batch for batch in batches if batch.rank_value is not None]
     compliant = [batch for batch in batches if batch.compliant]
     violating = [batch for batch in batches if batch.verdict.binding is not None]
@@ -199,8 +202,11 @@ def judge_batches(
 def slo_lines(judged: JudgedTrial) -> list[str]:
     """Return the log lines of a trial: how many batches comply, what each other one misses, the best of them."""
     lines = [f"[slo] {len(judged.compliant)}/{len(judged.batches)} batches compliant"]
+    if judged.trial.inaccurate:
+        lines.append(f"[slo] no batch counts: {judged.trial.inaccurate}")
     for batch in judged.batches:
-        lines.extend(_batch_lines(batch))
+        if not judged.trial.inaccurate or batch.verdict.reason != judged.trial.inaccurate:
+            lines.extend(_batch_lines(batch))
     if judged.headline:
         lines.append(f"[slo] best {judged.headline}")
     elif judged.compliant:
@@ -297,6 +303,13 @@ def _judge_batch(record: BatchRecord, limits: Sequence[Limit], objective: Object
     return JudgedBatch(record, verdict, score, penalised(upward, verdict.penalty))
 
 
+def _spoilt(batch: JudgedBatch, reason: str) -> JudgedBatch:
+    """Return a batch that complies with nothing, however fast it is; one that fails by itself as it is."""
+    if batch.verdict.status not in (Status.COMPLIANT, Status.INCONCLUSIVE):
+        return batch
+    return JudgedBatch(batch.record, replace(batch.verdict, status=Status.VIOLATING, reason=reason), None, None)
+
+
 def _no_data(record: BatchRecord) -> str | None:
     if record.client is not None and record.client.saturated is not None:
         return record.client.saturated
@@ -308,6 +321,8 @@ def _judge_by_batches(
 ) -> tuple[Status, str]:
     if any(batch.compliant for batch in batches):
         return Status.COMPLIANT, ""
+    if trial.inaccurate and any(batch.record.status == "measured" for batch in batches):
+        return Status.VIOLATING, trial.inaccurate
     undecided = next((batch for batch in batches if batch.verdict.status is Status.INCONCLUSIVE), None)
     if undecided is not None:
         return Status.INCONCLUSIVE, f"{undecided.level}: {undecided.verdict.reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,9 +24,9 @@ from pytest_autotune.records import (
     TrialRecord,
     utc_now,
 )
+from pytest_autotune.rows import batch_record, run_record, trial_record
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
-from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.slo import Ruling, Status
+from pytest_autotune.samples import Level
 from pytest_autotune.space import canonical
 from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
+    from pytest_autotune.records import Answers
     from pytest_autotune.samples import Sample
+    from pytest_autotune.slo import Status
     from pytest_autotune.space import Configuration, Value
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)  # an owner silent for longer is dead, where nothing better is known
@@ -188,8 +190,13 @@ class Store:
         server_log: str,
         url: str = "",
         model_name: str = "",
+        answers: Answers | None = None,
     ) -> None:
-        """Note what was started; `deploy_s` is None when it never became ready."""
+        """Note what was started and what it answered; `deploy_s` is None when it never became ready."""
+        told = None
+        if answers is not None:
+            texts = [None if text is None else mask_text(text) for text in answers.texts]
+            told = {"questions": answers.questions, "texts": texts}
         with self._database.write() as connection:
             kept = self._touch(
                 connection,
@@ -201,6 +208,7 @@ class Store:
                 server_log=server_log,
                 url=url,
                 model_name=model_name,
+                answers=told,
             )
             if not kept:
                 raise _refusal(connection, trial)
@@ -318,7 +326,7 @@ class Store:
         """Return every run, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()))
-            return tuple(map(_run_record, rows))
+            return tuple(map(run_record, rows))
 
     def suites_of_run(self, run_id: str) -> tuple[SuiteRecord, ...]:
         """Return the suites that a run covered, by node id."""
@@ -332,7 +340,7 @@ class Store:
         covering = select(runs, suites).join_from(runs, suites).where(said).order_by(runs.c.started_at, runs.c.id)
         with self._database.read() as connection:
             rows = [row for row in connection.execute(covering) if row.document.get("name") == name]
-        return tuple((_run_record(row), SuiteRecord(row.run_id, row.study, row.suite, row.document)) for row in rows)
+        return tuple((run_record(row), SuiteRecord(row.run_id, row.study, row.suite, row.document)) for row in rows)
 
     def measured(self, studies: Collection[str]) -> tuple[MeasuredRecord, ...]:
         """Return the numbers of what finished trials of these studies measured, of all runs and generations."""
@@ -436,64 +444,5 @@ def _records(connection: Connection, condition: ColumnElement[bool]) -> list[Tri
     rows = connection.execute(select(trials).where(condition).order_by(trials.c.id)).all()
     measured: dict[int, list[BatchRecord]] = {}
     for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
-        measured.setdefault(batch.trial_id, []).append(_batch_record(batch))
-    return [_trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]
-
-
-def _run_record(row: Row[Any]) -> RunRecord:
-    return RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
-
-
-def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:
-    return TrialRecord(
-        id=row.id,
-        slot=row.slot,
-        configuration=row.configuration,
-        state=row.state,
-        status=None if row.status is None else Status(row.status),
-        reason=row.reason,
-        cause=row.cause,
-        owner=row.owner,
-        argv=tuple(row.argv),
-        effective=row.effective,
-        gpus=row.gpus,
-        deploy_s=row.deploy_s,
-        elapsed_s=row.elapsed_s,
-        server_log=row.server_log,
-        started_at=row.started_at,
-        run_id=row.run_id,
-        batches=measured,
-        study=row.study,
-        generation=row.generation,
-        attempt=row.attempt,
-        ended_at=row.ended_at,
-        url=row.url,
-        model_name=row.model_name,
-    )
-
-
-_CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
-
-
-def _batch_record(row: Row[Any]) -> BatchRecord:
-    client = row.client  # an older or newer release may know other fields
-    return BatchRecord(
-        level=Level(row.value, row.shape),
-        status=row.status,
-        metrics=row.metrics,
-        client=None if client is None else ClientHealth(**{k: v for k, v in client.items() if k in _CLIENT_FIELDS}),
-        errors=row.errors,
-        requests=row.requests,
-        window_s=row.window_s,
-        started_at=row.started_at,
-        reason=row.reason,
-        cause=row.cause,
-        failed_checks=tuple(row.failed_checks),
-        delivered=row.delivered,
-        oversaturated=row.oversaturated,
-        stopped=row.stopped,
-        intervals={metric: (low, high) for metric, (low, high) in row.intervals.items()},
-        remarks=tuple(row.remarks),
-        rulings={metric: Ruling(**ruling) for metric, ruling in row.rulings.items()},
-        server=row.server,
-    )
+        measured.setdefault(batch.trial_id, []).append(batch_record(batch))
+    return [trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]

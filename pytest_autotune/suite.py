@@ -39,6 +39,7 @@ from pytest_autotune.problems import Where, dotted, file_of, line_of
 from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.structured import DialectName
+from pytest_autotune.suite_accuracy import AccuracyGate
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import Terms
 from pytest_autotune.suite_gpus import GpuPool
@@ -163,6 +164,9 @@ class TimeoutsBlock(Block):
         alias="batch",
         description="For one batch. Default: warm-up + duration + request timeout + 30s.",
     )
+    accuracy_s: PositiveDuration = Field(
+        default=300.0, alias="accuracy", description="For all answers that a server's accuracy is judged by."
+    )
     stop_s: PositiveDuration = Field(
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )
@@ -265,6 +269,7 @@ class Suite(Plain):
     objective: Objective = Objective()  # that the best is selected by
     tradeoffs: tuple[Objective, ...] = ()  # the further ones of a list
     price: Price | None = None
+    accuracy: AccuracyGate | None = AccuracyGate()  # None: nothing is asked
     gate: InstanceOf[Terms] = Terms()
     path: Path = Field(default=Path(), exclude=True)
     lines: Annotated[Mapping[Where, int], SkipValidation] = Field(default_factory=dict, exclude=True, repr=False)

@@ -19,6 +19,7 @@ from pytest_autotune.space import Forbidden, Parameter, Space
 from pytest_autotune.spelling import nearest, show
 from pytest_autotune.structured import dialect_named, normalise
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
+from pytest_autotune.suite_accuracy import ACCURACY_SCHEMA, AccuracyGate, read_accuracy
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
 from pytest_autotune.suite_gpus import GPUS_SCHEMA, Gpus, read_gpus
@@ -122,6 +123,12 @@ class SuiteFile(Plain):
         "are costs: cost_per_million_output_tokens and cost_per_million_tokens.",
         examples=[2.5, {"per_gpu_hour": 2.5, "currency": "USD"}],
     )
+    accuracy: Annotated[AccuracyGate | None, PlainValidator(read_accuracy), WithJsonSchema(ACCURACY_SCHEMA)] = Field(
+        default=AccuracyGate(),
+        description="What a configuration that quantizes weights or cache must still answer to win: a share of what "
+        "the engine's defaults answer, or a mapping that names a file of prompts; none asks nothing.",
+        examples=["95%", {"prompts": "prompts.jsonl", "least": "98%"}, "none"],
+    )
     gate: Annotated[Terms, PlainValidator(read_gate), WithJsonSchema(GATE_SCHEMA)] = Field(
         default=Terms(),
         description="By how much each metric may get worse than in the recorded baseline.",
@@ -190,6 +197,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
         objective = Objective(metric="request_throughput")
     shared |= {"gpus": file.gpus.per_server, "pool": file.gpus.pool}
     shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price, "gate": file.gate}
+    shared["accuracy"] = file.accuracy
     shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)
     if steepness is not None:
         shared["steepness"] = steepness

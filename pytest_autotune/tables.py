@@ -133,6 +133,7 @@ trials = Table(
     Column("server_log", PlainText, nullable=False, default=""),
     Column("url", PlainText, nullable=False, default=""),
     Column("model_name", PlainText, nullable=False, default=""),
+    Column("answers", Json),
     Column("started_at", Moment, nullable=False),
     Column("ended_at", Moment),
     Column("heartbeat_at", Moment, nullable=False),
@@ -261,9 +262,14 @@ def add_server(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE batches ADD COLUMN server TEXT NOT NULL DEFAULT '{}'"))
 
 
+def add_answers(connection: Connection) -> None:
+    """Keep what a server answered before it was loaded."""
+    connection.execute(text("ALTER TABLE trials ADD COLUMN answers TEXT"))
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines, add_server)
+STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines, add_server, add_answers)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.batches import (
     record_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_autotune.bench import Bench, Plan, Slot
     from pytest_autotune.deploy.server import Server
     from pytest_autotune.load.generator import Progress, Target, Workload
-    from pytest_autotune.records import TrialRecord
+    from pytest_autotune.records import Answers, TrialRecord
     from pytest_autotune.samples import Level, Sample
     from pytest_autotune.screening import Screening
     from pytest_autotune.slo import Ruling, Verdict
@@ -163,6 +163,15 @@ class LiveTrial:
         """Return what the store has of the suite's trials now."""
         return self.plan.history(self._bench.store)
 
+    @property
+    def inaccurate(self) -> str:
+        """Why this configuration cannot win by what its server answered; empty when nothing is known against it yet."""
+        if self.plan.exam is None:
+            return ""
+        stored = self._stored()
+        told = stored.accuracy is not None and (stored.accuracy.reference is not None or self.plan.baseline is not None)
+        return stored.inaccurate if told else ""
+
     def conclude(self) -> None:
         """Note that every load that matters was measured, so that the trial is finished when it is closed."""
         self._concluded = True
@@ -226,21 +235,35 @@ class LiveTrial:
             gpus=0 if plan.installed.simulated and not plan.suite.pool.pretended else self.gpus,
         )
         record = partial(record, server_log=str(launch.log))
+        noted: dict[str, Any] = {"argv": (), "effective": {}, "deploy_s": None}
         try:
-            server = self._resources.enter_context(bench.deployer.deploy(launch))
+            with ExitStack() as deployed:
+                server = deployed.enter_context(bench.deployer.deploy(launch))
+                noted = {
+                    "argv": server.argv,
+                    "effective": server.effective,
+                    "deploy_s": server.started_s,
+                    "url": server.url,
+                    "model_name": server.model_name,
+                }
+                noted["answers"] = self._examine(server)
+                self._resources.push(deployed.pop_all())
         except DeployError:
             if not self.recorded:
-                record(argv=(), effective={}, deploy_s=None)
+                record(**noted)
             raise
         if not self.recorded:
-            record(
-                argv=server.argv,
-                effective=server.effective,
-                deploy_s=server.started_s,
-                url=server.url,
-                model_name=server.model_name,
-            )
+            record(**noted)
         return server
+
+    def _examine(self, server: Server) -> Answers | None:
+        """Ask what the accuracy gate is judged by; None where the suite asks nothing, or it was asked before."""
+        if self.plan.exam is None or self.recorded:
+            return None
+        from pytest_autotune.examining import ask
+
+        self._bench.announce(self, "accuracy", None)
+        return ask(server, self.plan.exam, self.plan.suite)
 
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
@@ -415,6 +438,13 @@ class LiveTrial:
         record = self.batches[level]
         return MeasuredBatch(record, tuple(samples), self._judge(record))
 
+    def _stored(self) -> TrialRecord:
+        """Return the trial as the store has it now, its answers held against those of the reference."""
+        stored = self._bench.store.trial(self.record.id)
+        if self.plan.exam is None:
+            return stored
+        return next((trial for trial in self.history() if trial.id == stored.id), stored)
+
     def _judge(self, record: BatchRecord) -> Verdict:
         return judge_record(record, self.plan.suite.slo, steepness=self.plan.suite.steepness)
 
@@ -428,9 +458,7 @@ class LiveTrial:
         elif self.screened_out:
             status, reason = Status.SCREENED_OUT, self.screened_out
         elif self.end is not None or self._concluded or self._listed_levels_done():
-            judged = judge_trial(
-                store.trial(self.record.id), limits=suite.slo, objective=suite.objective, steepness=suite.steepness
-            )
+            judged = judge_trial(self._stored(), limits=suite.slo, objective=suite.objective, steepness=suite.steepness)
             status, reason = judged.status, judged.reason
             log.info("%s\n%s", self.slot.name, "\n".join(slo_lines(judged)))
         else:
@@ -440,7 +468,7 @@ class LiveTrial:
         cause = getattr(self.failure, "cause", None)
         kind = "" if cause is None else str(cause.kind)
         store.finish(self.record.id, status=status, reason=reason, cause=kind, elapsed_s=elapsed_s)
-        self.record = store.trial(self.record.id)
+        self.record = self._stored()
         self._bench.finished(self.record)
 
     def _listed_levels_done(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.baseline import (
+    Answered,
     Baseline,
     Served,
     beside,
@@ -20,6 +21,7 @@ from pytest_autotune.baseline import (
 from pytest_autotune.bench import Slot
 from pytest_autotune.choosing import given
 from pytest_autotune.errors import SuiteError
+from pytest_autotune.examining import exam_of_recorded
 from pytest_autotune.hardware import fingerprint
 from pytest_autotune.held import Verification, hold
 from pytest_autotune.masking import mask, mask_argv
@@ -69,8 +71,17 @@ def _described(plan: Plan, trial: TrialRecord, levels: dict[str, dict[str, float
         server=Served.model_validate(served),
         load=workload(load),
         levels=levels,
+        accuracy=_answered(trial),
         **origin,
     )
+
+
+def _answered(trial: TrialRecord) -> Answered | None:
+    found = trial.accuracy
+    if found is None or trial.answers is None:
+        return None
+    reference = None if found.against is None else found.against.texts
+    return Answered(questions=trial.answers.questions, kept=found.kept, asked=found.asked, reference=reference)
 
 
 def recorded(plan: Plan, store: Store | None) -> Baseline | None:
@@ -114,7 +125,9 @@ def verified(plan: Plan, baseline: Baseline) -> Plan:
             raise SuiteError(problem, path=beside(plan.suite.path))
     study = hashlib.sha256(f"verify {plan.study}".encode()).hexdigest()[:32]
     slot = Slot(BEST, 0, baseline.configuration, given(baseline.configuration))
-    return replace(plan, study=study, slots=(slot,), levels=tuple(baseline.measured), first=(), baseline=baseline)
+    levels = tuple(baseline.measured)
+    exam = exam_of_recorded(plan.suite, baseline)
+    return replace(plan, study=study, slots=(slot,), levels=levels, first=(), exam=exam, baseline=baseline)
 
 
 def verification_of(plan: Plan, baseline: Baseline, judged: JudgedTrial) -> Verification:

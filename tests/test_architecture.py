@@ -24,6 +24,8 @@ LAYERS = [
         "suite_docker",
         "parallelism",
         "quantization",
+        "questions",
+        "suite_accuracy",
         "structured",
         "suite_space",
         "suite_price",
@@ -34,8 +36,19 @@ LAYERS = [
         "presets",
     },
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
-    | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
-    {"store", "baselines", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
+    | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer", "accuracy"},
+    {
+        "store",
+        "baselines",
+        "tables",
+        "rows",
+        "database",
+        "sample_codec",
+        "control",
+        "hardware",
+        "environment",
+        "revisions",
+    }
     | {"engines", "deploy", "telemetry"}
     | {"load.others"},
     {"reporting"},
@@ -46,6 +59,7 @@ LAYERS = [
         "beginning",
         "batches",
         "caching",
+        "examining",
         "bench",
         "feasibility",
         "trial",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_autotune.baseline import (
+    Answered,
     Baseline,
     Served,
     baseline_text,
@@ -66,6 +67,14 @@ BASELINES = st.builds(
     run=TEXT,
     recorded_at=TEXT,
     commit=TEXT,
+    accuracy=st.none()
+    | st.builds(
+        Answered,
+        questions=TEXT,
+        kept=st.integers(0, 99),
+        asked=st.integers(0, 99),
+        reference=st.none() | st.lists(st.none() | TEXT, max_size=3).map(tuple),
+    ),
     noise=st.dictionaries(TEXT, st.builds(Noise, st.floats(0, 1e6), st.integers(1, 100)), max_size=2),
 )
 

@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, accuracy, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -1058,6 +1058,36 @@ BROKEN = [
         id="fraction of a failure",
     ),
     pytest.param(
+        HEAD + "accuracy: off\n",
+        "chat.yaml:4: accuracy: 'off' is no accuracy; write none, a share such as 95%, or {prompts: prompts.jsonl, least: 95%}",
+        id="accuracy off",
+    ),
+    pytest.param(
+        HEAD + "accuracy: false\n",
+        "chat.yaml:4: accuracy: false is no accuracy; write none, a share such as 95%, or {prompts: prompts.jsonl, least: 95%}",
+        id="accuracy false",
+    ),
+    pytest.param(
+        HEAD + "accuracy: 0%\n",
+        "chat.yaml:4: accuracy: '0%' is not above 0% and at most 100%; write e.g. 95%, or accuracy: none",
+        id="accuracy of nothing",
+    ),
+    pytest.param(
+        HEAD + "accuracy:\n  prompts: a.jsonl\n  lest: 95%\n",
+        "chat.yaml:6: accuracy.lest: unknown key (did you mean 'least'?)",
+        id="unknown key of accuracy",
+    ),
+    pytest.param(
+        HEAD + "accuracy:\n  prompts: [a.jsonl]\n",
+        'chat.yaml:5: accuracy.prompts: ["a.jsonl"] is not the name of a file; write e.g. prompts.jsonl',
+        id="prompts in a list",
+    ),
+    pytest.param(
+        HEAD + "accuracy: {max_tokens: 100000}\n",
+        "chat.yaml:4: accuracy.max_tokens: 100000 is more than 4096, which is no short answer; write e.g. 32",
+        id="long answers",
+    ),
+    pytest.param(
         HEAD + "tiers: {chat: {ttft.p99: 500}}\n",
         "chat.yaml:4: tiers.chat.ttft.p99: 500 has no unit; write '500s' or '500ms'",
         id="limit of a tier without a unit",
@@ -1324,7 +1354,7 @@ KEYS = [
     "url",
     "model_name",
 ]
-KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "forbidden", "slo"]
+KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "forbidden", "slo", "accuracy"]
 
 
 @FUZZ
@@ -1381,7 +1411,7 @@ def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
             "seed",
         ],
         "search": ["strategy", "trials", "seed", "defaults", "seeds", "earlier", "prior"],
-        "timeouts": ["start", "ready", "batch", "stop"],
+        "timeouts": ["start", "ready", "batch", "accuracy", "stop"],
         "slo": ["ttft.p90", "ttft", "error_rate", "goodput", "steepness", "itl.p0"],
         "parameters": ["a", "b-c"],
         "env": ["A", "B"],

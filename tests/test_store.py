@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from pytest_autotune.database import Database
 from pytest_autotune.errors import StoreError
-from pytest_autotune.records import BatchRecord, MeasuredRecord, Note, utc_now, utc_text
+from pytest_autotune.records import Answers, BatchRecord, MeasuredRecord, Note, utc_now, utc_text
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Status
 from pytest_autotune.store import Store
@@ -64,9 +64,9 @@ def test_claimed_trial_comes_back_whole(store, clock):
     assert granted.kind == "granted"
     trial = granted.trial
     assert (trial.state, trial.status, trial.attempt, trial.generation) == ("running", None, 1, "run-1")
-    store.record_deployment(
-        trial.id, argv=["vllm", "serve"], effective={"block": 16}, gpus=2, deploy_s=31.5, server_log=".autotune/x.log"
-    )
+    said = Answers("fingerprint", ("Paris", "", None))
+    deployed = {"argv": ["vllm", "serve"], "effective": {"block": 16}, "gpus": 2, "deploy_s": 31.5}
+    store.record_deployment(trial.id, **deployed, server_log=".autotune/x.log", answers=said)
     client = ClientHealth(0.001, 0.002, 0.003, 0.4, "too slow")
     batch = BatchRecord(Level(8), "died", {}, client, {"reset": 3}, 5, 9.5, STARTED, "server died", "out of memory")
     store.record_batch(trial.id, batch, [])
@@ -83,6 +83,7 @@ def test_claimed_trial_comes_back_whole(store, clock):
     assert (record.argv, record.effective, record.server_log) == (("vllm", "serve"), {"block": 16}, ".autotune/x.log")
     assert (record.started_at, record.ended_at) == (STARTED, STARTED + timedelta(minutes=2))
     assert record.batches == (batch, measured(Level(1))[0]), "in the order they ran"
+    assert record.answers == said
     assert claim(store, "trial-000", choose=refuse) == type(granted)("recorded", record)
 
 

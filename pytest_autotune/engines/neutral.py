@@ -83,7 +83,7 @@ def contradiction(settings: Mapping[str, Value], suite: Suite, dialect: Dialect)
             dialect.share.convert(settings[MEMORY], settings, memory_of(suite))
         except ValueError as error:
             return f"memory_fraction: {error}"
-    config = _checkpoint_of(suite).config
+    config = checkpoint_of(suite).config
     tp = settings.get(dialect.degree)
     heads = config.get("num_attention_heads") if "text_config" not in config else None
     if isinstance(tp, int) and tp > 0 and isinstance(heads, int) and heads % tp:
@@ -97,10 +97,11 @@ def memory_of(suite: Suite) -> Memory:
         gpus = requirements.gpus_here(suite)
     except MissingRequirement:
         gpus = ()  # which preflight tells
-    return Memory(min((gpu.memory_bytes for gpu in gpus), default=0), _checkpoint_of(suite).stored_bytes)
+    return Memory(min((gpu.memory_bytes for gpu in gpus), default=0), checkpoint_of(suite).stored_bytes)
 
 
-def _checkpoint_of(suite: Suite) -> vllm_rules.Checkpoint:
+def checkpoint_of(suite: Suite) -> vllm_rules.Checkpoint:
+    """Return what is known of a suite's model where its files are on this machine."""
     try:
         files = requirements.files_of_model(suite)
     except MissingRequirement:

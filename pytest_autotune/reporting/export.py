@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_autotune.pareto import Point
+    from pytest_autotune.records import TrialRecord
     from pytest_autotune.reporting.report import SuiteReport, TierReport
     from pytest_autotune.samples import Level
     from pytest_autotune.selection import JudgedBatch, JudgedTrial
     from pytest_autotune.slo import Check, Limit
 
 SCHEMA = 1
+SHOWN = 80  # characters of an answer that was not right
 CONTAINED = {
     "docker.sh": docker_script,
     "compose.yaml": compose_file,
@@ -96,6 +98,7 @@ def best_document(report: SuiteReport, best: JudgedTrial | None) -> dict[str, An
             "tied": [dict(judged.trial.configuration) for judged in report.selection.tied[1:]],
         },
         "pareto_front": [_point(point, report) for point in report.front],
+        "accuracy": _accuracy(report),
         "tiers": [_tier(tier, report.secrets) for tier in report.tiers],
         "explanation": None if report.explanation is None else dataclasses.asdict(report.explanation),
         "gate": [dataclasses.asdict(rule) for rule in report.gate.rules],
@@ -163,6 +166,37 @@ def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:
         "run_id": trial.run_id,
         "batches": [_batch(batch) for batch in judged.batches],
     }
+
+
+def _accuracy(report: SuiteReport) -> dict[str, Any]:
+    """Return how each trial stands that may have lost something, best first, with the questions that it missed."""
+    gate = report.suite.accuracy
+    judged = [each.trial for each in report.selection.ranking if each.trial.accuracy is not None]
+    return {
+        "gate": None if gate is None else gate.model_dump(mode="json"),
+        "trials": [_answered(trial) for trial in judged],
+    }
+
+
+def _answered(trial: TrialRecord) -> dict[str, Any]:
+    found, texts = trial.accuracy, () if trial.answers is None else trial.answers.texts
+    assert found is not None, "only what was judged is listed"
+    missed = [{"question": index + 1, "answer": _short(texts[index])} for index in found.missed if texts]
+    return {
+        "trial": trial.slot,
+        "configuration": trial.configuration,
+        "holds": found.holds,
+        "reason": found.words,
+        "kept": found.kept,
+        "asked": found.asked,
+        "reference": found.reference,
+        "missed": missed,
+    }
+
+
+def _short(answer: str | None) -> str | None:
+    text = None if answer is None else " ".join(answer.split())
+    return text if text is None or len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _tier(tier: TierReport, secrets: tuple[str, ...]) -> dict[str, Any]:

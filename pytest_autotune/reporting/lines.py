@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pytest_autotune.formatting import settings
+from pytest_autotune.formatting import count, settings
 from pytest_autotune.masking import mask, mask_text
 
 if TYPE_CHECKING:
@@ -45,3 +45,12 @@ def configured(judged: JudgedTrial, report: SuiteReport) -> str:
 def clean(text: str, report: SuiteReport) -> str:
     """Keep a server's or a user's words on their line: no secrets, no control characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", mask_text(text, report.secrets))
+
+
+def inaccurate_lines(report: SuiteReport, top: int) -> list[str]:
+    """Say which trials, `top` of them, cannot win by their answers, whatever they were measured to bring."""
+    found = [judged for judged in report.selection.ranking if judged.trial.inaccurate and judged.batches]
+    lines = [
+        f"cannot win: {configured(judged, report)} {clean(judged.trial.inaccurate, report)}" for judged in found[:top]
+    ]
+    return [*lines, f"... and {count(len(found) - top, 'more trial')} by their answers"] if len(found) > top else lines

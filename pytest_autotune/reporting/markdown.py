@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from pytest_autotune.formatting import count, duration, quantity, title
-from pytest_autotune.reporting.lines import clean, configured
+from pytest_autotune.reporting.lines import clean, configured, inaccurate_lines
 from pytest_autotune.reporting.serving import serving_words
 from pytest_autotune.reporting.trend import change_sentences, history_rows
 from pytest_autotune.reporting.verification import measured_table
@@ -36,6 +36,8 @@ def _suite(report: SuiteReport) -> list[str]:
         lines += [*_table(header, rows, report), *_serving(report), ""]
     if report.history:
         lines += [*_history(report), ""]
+    if report.verification is None and (refused := inaccurate_lines(report, TOP)):
+        lines += [*(f"- {_text(text, report)}" for text in refused), ""]
     return [*lines, *(_rule(rule, report) for rule in gate.rules)]
 
 

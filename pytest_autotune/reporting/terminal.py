@@ -10,7 +10,7 @@ from pytest_autotune.formatting import amount, change, count, duration, quantity
 from pytest_autotune.masking import mask_text
 from pytest_autotune.metrics import COSTS
 from pytest_autotune.reporting.command import one_line
-from pytest_autotune.reporting.lines import clean, configured, cut, table
+from pytest_autotune.reporting.lines import clean, configured, cut, inaccurate_lines, table
 from pytest_autotune.reporting.report import UNFINISHED
 from pytest_autotune.reporting.sending import sending_lines, warning_lines
 from pytest_autotune.selection import NOISE, slo_lines
@@ -40,10 +40,13 @@ def summary_lines(
     lines = [_headline(report), *_economy(report)]
     if selection.best is not None:
         lines.append(f"  best: {configured(selection.best, report)}  [{clean(selection.best.trial.slot, report)}]")
+        if (found := selection.best.trial.accuracy) is not None:
+            lines.append(f"  accuracy: {clean(found.words, report)}")
         if selection.best is selection.reference:
             lines.append("  nothing that was tried beats the engine's defaults")
         lines += ["", *cut(_comparison(report, selection.best), width)]
     lines += [f"  {line}" for line in confirmation_lines(selection)]
+    lines += [f"  {line}" for line in inaccurate_lines(report, top)]
     lines += [f"  {clean(rule.explanation, report)}" for rule in report.gate.rules if not rule.holds]
     if len(selection.tied) > 1:
         lines.append(

@@ -17,9 +17,11 @@
 | ignore-sigterm                | ignores SIGTERM                                                              |
 | grandchildren=N               | starts N daemons that ignore SIGTERM and hold on to the log and the port     |
 | spam-log=RATE                 | writes this many lines a second to its log                                   |
+| wrong-with-fp8[=SHARE]        | with kv-cache-dtype fp8, answers this share of all prompts in other words    |
 | stall=AT:FOR                  | AT seconds after start-up, generates nothing for FOR seconds                 |
 
-A share below 1 is spread evenly and never hits the first generation, which is the readiness check.
+A share below 1 is spread evenly and never hits the first generation, which is the readiness check. That of
+wrong-with-fp8 is of the prompts instead: whatever else is asked, and when, the same ones are answered wrongly.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import os
 import re
 import signal
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -49,6 +52,7 @@ _TIME = r"\d+(?:\.\d+)?(?:ms|s)?"
 _ARGUMENTS = {  # kind -> (pattern of the argument, whether it may be left out, its form)
     **dict.fromkeys(CRASHES, (r"[1-9]\d*(?::-?\d+)?", False, "N or N:STATUS")),
     **dict.fromkeys(ANSWERS, (_SHARE, True, "a share in (0, 1]")),
+    "wrong-with-fp8": (_SHARE, True, "a share in (0, 1]"),
     "hang-after-accept": (r"\d+", True, "a number of connections"),
     "slow-start": (_TIME, False, "a time such as 5s or 200ms"),
     "never-ready": (None, True, "nothing"),
@@ -109,6 +113,7 @@ class Faults:
         self._answered = int(given["hang-after-accept"] or "0") if "hang-after-accept" in given else None
         self._shares = {kind: float(given[kind] or "1") for kind in ANSWERS if kind in given}
         self._crashes = tuple(_crash(kind, given[kind]) for kind in CRASHES if kind in given)
+        self._wrong_with_fp8 = float(given["wrong-with-fp8"] or "1") if "wrong-with-fp8" in given else 0.0
         self._generations = 0
         self._connections = 0
         at, _, duration = given.get("stall", "0:0").partition(":")
@@ -131,6 +136,10 @@ class Faults:
             if int(count * share + 1e-9) > int((count - 1) * share + 1e-9):
                 return kind
         return None
+
+    def answers_wrongly(self, mark: int, *, kept_in: str) -> bool:
+        """Say whether a prompt with this fingerprint is answered in other words by a cache of this precision."""
+        return kept_in == "fp8" and zlib.crc32(mark.to_bytes(4, "big")) < self._wrong_with_fp8 * 2**32
 
     def crash(self, running: int) -> Crash | None:
         """Return the crash that `running` sequences cause."""
