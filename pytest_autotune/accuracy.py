@@ -67,10 +67,11 @@ class Exam:
         """Hold answers against those of the reference; without one, against what is expected.
 
         An answer is kept that is the expected one; where none is expected, or the reference gives hardly any
-        of those, one that is the reference's.
+        of those, one that is the reference's. That two say nothing is no agreement: what the reference leaves
+        unanswered does not count then.
         """
         agreed = reference is not None and self._incapable(reference)
-        asked = [index for index, question in enumerate(self.questions) if reference is not None or not question.free]
+        asked = [index for index in range(len(self.questions)) if self._tells(index, reference, agreed=agreed)]
         missed = tuple(index for index in asked if not self._keeps(index, own, reference, agreed=agreed))
         kept = len(asked) - len(missed)
         full = len(asked)
@@ -107,6 +108,12 @@ class Exam:
         known = [pair for pair in zip(self.questions, reference.texts, strict=True) if not pair[0].free]
         return sum(question.answered(text) for question, text in known) < CAPABLE * len(known)
 
+    def _tells(self, index: int, reference: Answers | None, *, agreed: bool) -> bool:
+        """Whether there is anything to hold the answer to a question against."""
+        if not agreed and not self.questions[index].free:
+            return True
+        return reference is not None and bool(plain(reference.texts[index] or ""))
+
     def _keeps(self, index: int, own: Answers, reference: Answers | None, *, agreed: bool) -> bool:
         question, text = self.questions[index], own.texts[index]
         if not agreed and not question.free:
@@ -117,8 +124,10 @@ class Exam:
     def _told(self, kept: int, asked: int, reference: int | None, *, agreed: bool) -> str:
         share = f"{100 * self.least:g} % asked for"
         prompts = count(asked, "prompt")
-        if reference is None and not asked:
+        if not asked and reference is None:
             return "cannot be judged: no prompt has an expected answer, and there is no reference without loss"
+        if not asked:
+            return f"cannot be judged: the reference answers nothing within {self.max_tokens} tokens (max_tokens)"
         if reference is None:
             return f"answers {kept} of {prompts} ({share}, and there is no reference without loss)"
         if agreed:

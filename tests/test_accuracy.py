@@ -7,7 +7,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pytest_autotune.accuracy import Exam
@@ -88,11 +88,22 @@ def test_a_prompt_without_an_expected_answer_is_kept_by_that_of_the_reference():
     assert nothing.words.startswith("cannot be judged: no prompt has an expected answer")
 
 
+@pytest.mark.parametrize("nothing", ["", " \n", None])
+def test_two_servers_that_say_nothing_do_not_agree(nothing):
+    silent = answers(nothing, nothing, nothing, nothing)
+    held = exam().stand(silent, silent, (LOSS,))
+    assert not held.holds
+    assert held.words.startswith("cannot be judged: the reference answers nothing within 32 tokens")
+    once = exam((FREE, FREE)).stand(answers("Once", nothing), answers("once", nothing), (LOSS,))
+    assert (once.holds, once.kept, once.asked) == (True, 1, 1)
+
+
 SAID = st.tuples(*[st.sampled_from(["one", "two", "three", "four", "no", ""])] * 4)
 
 
 @given(SAID, SAID, st.floats(0.01, 1))
 def test_the_reference_keeps_its_own_answers_and_who_asks_for_less_refuses_no_more(own, reference, least):
+    assume(any(reference))
     held = exam(least=least).stand(answers(*own), answers(*reference), (LOSS,))
     assert exam(least=least).stand(answers(*reference), answers(*reference), (LOSS,)).holds
     assert not held.holds or exam(least=least / 2).stand(answers(*own), answers(*reference), (LOSS,)).holds
