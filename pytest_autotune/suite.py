@@ -163,6 +163,11 @@ class TimeoutsBlock(Block):
         alias="batch",
         description="For one batch. Default: warm-up + duration + request timeout + 30s.",
     )
+    alive_s: PositiveDuration = Field(
+        default=30.0,
+        alias="alive",
+        description="For one small request after a batch that ended without an answer: past it the engine is dead.",
+    )
     stop_s: PositiveDuration = Field(
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )

@@ -45,6 +45,7 @@ LAYERS = [
         "expectation",
         "beginning",
         "batches",
+        "liveness",
         "caching",
         "bench",
         "feasibility",

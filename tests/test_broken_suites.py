@@ -1381,7 +1381,7 @@ def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
             "seed",
         ],
         "search": ["strategy", "trials", "seed", "defaults", "seeds", "earlier", "prior"],
-        "timeouts": ["start", "ready", "batch", "stop"],
+        "timeouts": ["start", "ready", "batch", "alive", "stop"],
         "slo": ["ttft.p90", "ttft", "error_rate", "goodput", "steepness", "itl.p0"],
         "parameters": ["a", "b-c"],
         "env": ["A", "B"],

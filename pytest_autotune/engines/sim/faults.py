@@ -18,6 +18,7 @@
 | grandchildren=N               | starts N daemons that ignore SIGTERM and hold on to the log and the port     |
 | spam-log=RATE                 | writes this many lines a second to its log                                   |
 | stall=AT:FOR                  | AT seconds after start-up, generates nothing for FOR seconds                 |
+| dead-engine=N[:STATUS]        | generates nothing after N generations: all hang, or are answered with STATUS |
 
 A share below 1 is spread evenly and never hits the first generation, which is the readiness check.
 """
@@ -56,6 +57,7 @@ _ARGUMENTS = {  # kind -> (pattern of the argument, whether it may be left out, 
     "ignore-sigterm": (None, True, "nothing"),
     "grandchildren": (r"[1-9]\d?", False, "a number of processes"),
     "spam-log": (r"[1-9]\d*", False, "lines per second"),
+    "dead-engine": (r"\d+(?::5\d\d)?", False, "N or N:STATUS"),
     "stall": (rf"{_TIME}:{_TIME}", False, "AT:FOR, two times such as 1s:500ms"),
 }
 
@@ -111,6 +113,9 @@ class Faults:
         self._crashes = tuple(_crash(kind, given[kind]) for kind in CRASHES if kind in given)
         self._generations = 0
         self._connections = 0
+        lasts, _, status = given.get("dead-engine", "").partition(":")
+        self._lasts = int(lasts) if lasts else None
+        self._dead_status = int(status) if status else None
         at, _, duration = given.get("stall", "0:0").partition(":")
         self._stall_at_s, self._stall_for_s = _seconds(at), _seconds(duration)
 
@@ -131,6 +136,17 @@ class Faults:
             if int(count * share + 1e-9) > int((count - 1) * share + 1e-9):
                 return kind
         return None
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine has generated for the last time; the HTTP front lives on."""
+        return self._lasts is not None and self._generations > self._lasts
+
+    def refuse_dead(self, exchange: Exchange) -> None:
+        """Answer a generation of a dead engine, if it is to be answered at all."""
+        if self._dead_status is not None:
+            error = ApiError(self._dead_status, "the engine is dead, on request", kind="EngineDeadError")
+            exchange.reply(error.status, error.payload)
 
     def crash(self, running: int) -> Crash | None:
         """Return the crash that `running` sequences cause."""
