@@ -54,7 +54,7 @@ def why_dead(server: Server, engine: Engine, suite: Suite) -> Cause | None:
             if error.status is not None and 400 <= error.status < 500:
                 return None
             problem = f"{error.operation}: {error.problem}"
-            if error.status is None and error.wall_ms >= limit_s * 1000:
+            if error.late:
                 problem += " (timeouts.alive)"
                 break
         else:
