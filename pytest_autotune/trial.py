@@ -197,13 +197,13 @@ class LiveTrial:
                 self._settle()
 
     def _deploy_with_retry(self) -> Server:
-        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on the GPUs."""
+        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on a GPU or port."""
         from pytest_autotune.engines.engine import CauseKind
 
         try:
             return self._deploy()
         except DeployError as failure:
-            if failure.cause is None or failure.cause.kind is not CauseKind.INFRASTRUCTURE:
+            if failure.cause is None or failure.cause.kind not in (CauseKind.INFRASTRUCTURE, CauseKind.PORT):
                 raise
             log.warning("%s is deployed once more: %s", self.slot.name, failure.reason)
         return self._deploy()

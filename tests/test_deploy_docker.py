@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import docker.errors
 import pytest
 
 from pytest_autotune.control import Control
+from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.container import Spec, device_requests
 from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect
+from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
 from pytest_autotune.suite_gpus import GpuPool
 from tests import image
 from tests.conftest import QUICK_SUITE
 from tests.deployment import eventually, tagged
+from tests.docker_proxy import DockerProxy
 from tests.dockered import docker_launch
 
 pytestmark = pytest.mark.alone  # they count containers, and sweep those of dead owners
@@ -129,6 +135,88 @@ def test_what_docker_refuses_is_one_error(containers, tmp_path, wrong, said):
     assert "no container: " in str(failed.value)
 
 
+class Registry(BaseHTTPRequestHandler):
+    """A registry that knows no image: whatever is asked is answered with the status of its server."""
+
+    def do_GET(self):
+        self.answer()
+
+    def do_HEAD(self):
+        self.answer()
+
+    def answer(self):
+        ping = self.path == "/v2/"
+        body = b"{}" if ping else b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
+        self.send_response(200 if ping else self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        pytest.param(404, CauseKind.IMAGE, id="unknown"),
+        pytest.param(401, CauseKind.IMAGE, id="denied"),
+        pytest.param(503, CauseKind.INFRASTRUCTURE, id="out of order"),
+        pytest.param(None, CauseKind.INFRASTRUCTURE, id="not there"),
+    ],
+)
+def test_an_image_that_cannot_be_pulled_is_missing_or_its_registry_is(containers, tmp_path, status, kind):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server, ThreadPoolExecutor() as pool:
+        server.status = status
+        if status is not None:
+            pool.submit(server.serve_forever)
+        else:
+            server.server_close()
+        name = f"127.0.0.1:{server.server_port}/nobody/nothing:v1"
+        launch = docker_launch(tmp_path / "server.log", image=name, pull="missing")
+        try:
+            with pytest.raises(DeployError) as failed, DockerDeployer().deploy(launch):
+                pass
+        finally:
+            if status is not None:
+                server.shutdown()
+    assert failed.value.cause.kind is kind, failed.value
+    assert not isinstance(failed.value, Infeasible)
+    assert f"[autotune] pulling {name}" in (tmp_path / "server.log").read_text()
+
+
+def test_a_port_that_is_taken_is_told_from_other_failures_to_start(engine, containers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"8000/tcp": ("127.0.0.1", taken.getsockname()[1])}
+        container = engine.containers.create(
+            image.IMAGE, ["-c", ""], entrypoint=["python3"], ports=ports, labels={LABEL: leftovers.owner_id("test")}
+        )
+        try:
+            with pytest.raises(docker.errors.APIError) as failed:
+                container.start()
+        finally:
+            container.remove(force=True)
+    assert cause_of(failed.value.explanation, "").kind is CauseKind.PORT
+
+
+def test_a_full_disk_is_infrastructure(containers, tmp_path):
+    fill = "open('/dev/shm/full', 'wb', buffering=0).write(bytes(2 << 20)); open('/dev/shm/more', 'wb', buffering=0).write(b'x')"
+    launch = docker_launch(tmp_path / "server.log", code=fill, shm_bytes=2**20)
+    with pytest.raises(DeployError, match="No space left on device") as failed, DockerDeployer().deploy(launch):
+        pass
+    assert failed.value.cause.kind is CauseKind.INFRASTRUCTURE
+
+
+def test_another_socket_is_used_where_docker_host_names_one(containers, monkeypatch, tmp_path):
+    proxy = DockerProxy(tmp_path / "podman.sock")
+    monkeypatch.setenv("DOCKER_HOST", proxy.url)
+    with DockerDeployer().deploy(docker_launch(tmp_path / "server.log")) as server:
+        assert containers() == [server.model_name]
+    assert proxy.served > 1
+    proxy.cut()
+
+
 def test_an_engine_that_does_not_answer_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     launch = docker_launch(tmp_path / "server.log")
@@ -207,6 +295,40 @@ def test_a_container_that_is_killed_under_load_leaves_the_batches_before(engine,
     assert (measured.level.name, measured.status) == ("c1", "measured")
     assert (died.level.name, died.status) == ("c8", "died")
     assert "killed by SIGKILL" in died.reason
+
+
+def test_an_engine_that_goes_away_under_load_leaves_the_batches_before_and_the_container_to_a_sweep(
+    engine, containers, project, monkeypatch, tmp_path
+):
+    text = f'deploy: docker\ndocker: {{image: "{image.IMAGE}", pull: never, shm: 64MiB}}\n'
+    project.suite(
+        QUICK_SUITE.replace("[2, 64]", "[64]").replace("600ms", "4s").replace("engine: sim\n", f"engine: sim\n{text}")
+    )
+    proxy = DockerProxy(tmp_path / "docker.sock")
+    monkeypatch.setenv("DOCKER_HOST", proxy.url)
+
+    def trials():
+        with project.store() as store:
+            return store.trials_of_run(store.runs()[0].id)
+
+    def cut_in_the_second_batch():
+        eventually(
+            lambda: (project.path / ".autotune" / "results.db").exists() and containers() and trials()[0].batches
+        )
+        proxy.cut()
+
+    with ThreadPoolExecutor() as pool:
+        cutter = pool.submit(cut_in_the_second_batch)
+        project.run("suites", "--autotune")
+        cutter.result()
+    measured, died = trials()[0].batches
+    assert (measured.level.name, measured.status) == ("c1", "measured")
+    assert (died.level.name, died.status, died.cause) == ("c8", "died", "infrastructure")
+    assert "no answer of the Docker engine" in died.reason
+    monkeypatch.delenv("DOCKER_HOST")
+    (left,) = containers()
+    (swept,) = DockerDeployer().sweep()
+    assert swept.startswith(f"removed container {left}, left behind by the dead run ")
 
 
 def test_the_quickstart_has_the_same_best_as_with_local_servers(engine, containers, project):

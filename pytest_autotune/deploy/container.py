@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import docker
 import docker.errors
+import requests
+import urllib3
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 SAYS = "[autotune] "  # begins each line that is not the container's
 OUT_OF_MEMORY = "out of memory: "
+NO_ANSWER = "no answer of the Docker engine: "
 CANNOT_START = 125  # exit status, as of ``docker run``: there was no container, or it could not be started
 GIVEN = "PYTEST_AUTOTUNE_GIVES_"  # before the name of a variable of the container
+GONE = 1  # exit status: the engine does not answer any more; of the container nothing is known
 _LOG_S = 10.0  # for the rest of the output of a container that has ended
 _SIGNALLED = 128  # plus a signal: the exit status of a container that one ended
 
@@ -82,6 +86,9 @@ def main(text: str) -> NoReturn:
         _say(f"{_told(error)}: docker pull {spec.image}, or name another one (docker: image)")
     except docker.errors.DockerException as error:
         _say(_told(error))
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        _say(f"{NO_ANSWER}{error}")
+        status = GONE
     _end(status)
 
 
@@ -117,7 +124,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with contextlib.suppress(docker.errors.NotFound):
+        with contextlib.suppress(docker.errors.NotFound, requests.exceptions.RequestException):
             container.remove(force=True, v=True)
     return status
 
@@ -151,9 +158,10 @@ def _fetch(client: docker.DockerClient, spec: Spec) -> None:
 
 
 def _follow(output: Any) -> None:
-    for piece in output:
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+    with contextlib.suppress(requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError):
+        for piece in output:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
 
 
 def _ended(attributes: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.deploy import gpus, leftovers
+from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
@@ -104,18 +105,21 @@ class DockerServer(GuardedServer):
             said_of_it = last.removeprefix(container.OUT_OF_MEMORY)
             return Cause(CauseKind.OUT_OF_MEMORY, said_of_it, (said[-1],), of="container")
         if self.process.returncode == container.CANNOT_START and last:
-            return Cause(CauseKind.CRASH, f"no container: {last}", (said[-1],))
+            return cause_of(last, said[-1])
+        if last.startswith(container.NO_ANSWER):
+            return Cause(CauseKind.INFRASTRUCTURE, last, (said[-1],))
         return super().why_gone()
 
     def absent(self) -> str | None:
         """Say that the container does not run yet; its port on this machine is known from then on."""
         import docker.errors
+        import requests
 
         try:
             attributes = self._client.containers.get(self._name).attrs
         except docker.errors.NotFound:
             return "there is no container yet"
-        except docker.errors.DockerException as error:
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
             return str(error)
         state = attributes["State"]["Status"]
         published = attributes["NetworkSettings"]["Ports"].get(f"{PORT}/tcp")
@@ -332,6 +336,7 @@ def _cache_of(suite: Suite) -> Path:
 def _await_removal(client: DockerClient, name: str) -> None:
     """Make sure that the container is gone, whatever became of the process that stood in for it."""
     import docker.errors
+    import requests
 
     deadline = time.monotonic() + _REMOVAL_S
     while time.monotonic() < deadline:
@@ -339,6 +344,11 @@ def _await_removal(client: DockerClient, name: str) -> None:
             container = client.containers.get(name)
             container.remove(force=True, v=True)
         except docker.errors.NotFound:
+            return
+        except requests.exceptions.RequestException as error:
+            _logger.warning(
+                "container %s is left to the sweep of a later run: no Docker engine answers: %s", name, error
+            )
             return
         except docker.errors.APIError:  # its removal is in progress
             time.sleep(0.1)

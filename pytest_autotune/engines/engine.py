@@ -34,6 +34,7 @@ class CauseKind(StrEnum):
     KILLED = "killed"
     TIMEOUT = "timeout"
     WRONG_SERVER = "wrong server"
+    IMAGE = "image missing"
     ENGINE_DEAD = "engine dead behind a healthy front"
 
     @property
