@@ -197,7 +197,7 @@ class LiveTrial:
                 self._settle()
 
     def _deploy_with_retry(self) -> Server:
-        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on a GPU or port."""
+        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on a GPU."""
         from pytest_autotune.engines.engine import CauseKind
 
         try:

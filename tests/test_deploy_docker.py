@@ -23,6 +23,7 @@ from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect
 from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.suite_docker import read_run
 from pytest_autotune.suite_gpus import GpuPool
 from tests import image
 from tests.conftest import QUICK_SUITE
@@ -93,6 +94,25 @@ def test_a_container_gets_the_gpus_that_were_leased_or_any_where_nobody_keeps_co
     assert (leased["DeviceIDs"], leased["Count"], leased["Capabilities"]) == (["GPU-5fd4", "GPU-5fd5"], 0, [["gpu"]])
     (counted,) = device_requests(replace(spec, gpus=2))
     assert (counted["DeviceIDs"], counted["Count"]) == ([], 2)
+
+
+def test_flags_of_docker_run_reach_the_container_and_the_command_that_starts_it_again(engine, containers, tmp_path):
+    run = {"cap-add": ["SYS_NICE"], "ulimit": ["core=0", "nofile=1024:2048"], "cpuset-cpus": "0", "init": True}
+    with DockerDeployer().deploy(docker_launch(tmp_path / "server.log", run=read_run(run))) as server:
+        config = engine.containers.get(server.model_name).attrs["HostConfig"]
+        assert (config["CapAdd"], config["CpusetCpus"], config["Init"]) == (["SYS_NICE"], "0", True)
+        assert [(limit["Name"], limit["Soft"], limit["Hard"]) for limit in config["Ulimits"]] == [
+            ("core", 0, 0),
+            ("nofile", 1024, 2048),
+        ]
+        flags = {
+            "--cap-add=SYS_NICE",
+            "--ulimit=core=0",
+            "--ulimit=nofile=1024:2048",
+            "--cpuset-cpus=0",
+            "--init=true",
+        }
+        assert flags < set(server.argv)
 
 
 def test_several_servers_share_no_port(containers, tmp_path):

@@ -105,7 +105,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         ports={f"{spec.port}/tcp": ("127.0.0.1", None)},
         volumes=list(spec.volumes),
         device_requests=device_requests(spec),
-        **spec.options,
+        **{**spec.options, "ulimits": [_ulimit(text) for text in spec.options.get("ulimits", ())]},
     )
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -134,6 +134,12 @@ def device_requests(spec: Spec) -> list[docker.types.DeviceRequest]:
     if spec.devices:
         return [docker.types.DeviceRequest(device_ids=list(spec.devices), capabilities=[["gpu"]])]
     return [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
+
+
+def _ulimit(text: str) -> docker.types.Ulimit:
+    name, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    return docker.types.Ulimit(name=name, soft=int(soft), hard=int(hard or soft))
 
 
 def _fetch(client: docker.DockerClient, spec: Spec) -> None:

@@ -21,6 +21,7 @@ from pytest_autotune.deploy.serverlog import open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.engines.requirements import environment_of, gpus_here, hub_cache, model_of
 from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
+from pytest_autotune.suite_docker import RUN
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
@@ -300,6 +301,11 @@ def _command_line(spec: Spec, named: Iterable[str]) -> tuple[str, ...]:
     options += [f"--gpus={spec.gpus}"] if spec.gpus else []
     options += [f'--gpus="device={",".join(spec.devices)}"'] if spec.devices else []
     options += [f"--{_OPTIONS[name]}={value}" for name, value in spec.options.items() if name in _OPTIONS]
+    for name, value in spec.options.items():
+        if name not in _OPTIONS:
+            flag = next(flag for flag, (keyword, _) in RUN.items() if keyword == name)
+            values = value if isinstance(value, list | tuple) else [value]
+            options += [f"--{flag}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
     return ("docker", "run", "--rm", *options, spec.image, *spec.argv[1:])
 
 
