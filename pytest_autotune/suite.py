@@ -374,6 +374,8 @@ class Suite(Plain):
         content["load"] = sent(content["load"])
         if self.dialect is not None:  # without one, what was measured before there were any still holds
             content["dialect"] = self.dialect
+        if self.deploy == "docker":  # which image it is, its digest tells (`plan.make_plan`)
+            content["docker"] = self.docker.model_dump(mode="json", exclude={"image", "pull"}, exclude_defaults=True)
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

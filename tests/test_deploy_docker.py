@@ -19,7 +19,7 @@ import pytest
 from pytest_autotune.control import Control
 from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.container import Spec, device_requests
-from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect
+from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect, image_digest
 from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
@@ -228,6 +228,31 @@ def test_a_full_disk_is_infrastructure(containers, tmp_path):
     assert failed.value.cause.kind is CauseKind.INFRASTRUCTURE
 
 
+def test_a_tag_that_is_moved_is_another_image(engine, containers):
+    tag = ("pytest-autotune-test", "moved")
+    suite = docker_launch(Path("server.log"), image=":".join(tag)).suite
+    original = engine.images.get(image.IMAGE)
+    assert image_digest(suite) == "pytest-autotune-test:moved"  # not there yet, and never pulled
+    try:
+        original.tag(*tag)
+        before = image_digest(suite)
+        container = engine.containers.create(image.IMAGE, ["-c", ""], labels={LABEL: leftovers.owner_id("test")})
+        try:
+            container.commit(*tag)
+        finally:
+            container.remove(force=True)
+        after = image_digest(suite)
+    finally:
+        engine.images.remove(":".join(tag))
+    assert before == original.id != after
+    assert after.startswith("sha256:")
+
+
+def test_an_image_by_digest_is_what_it_says(tmp_path):
+    digest = f"sha256:{'5f' * 32}"
+    assert image_digest(docker_launch(tmp_path / "server.log", image=f"nobody/nothing@{digest}").suite) == digest
+
+
 def test_another_socket_is_used_where_docker_host_names_one(containers, monkeypatch, tmp_path):
     proxy = DockerProxy(tmp_path / "podman.sock")
     monkeypatch.setenv("DOCKER_HOST", proxy.url)
@@ -357,3 +382,6 @@ def test_the_quickstart_has_the_same_best_as_with_local_servers(engine, containe
     result = project.run("suites", "--autotune")
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(["*1 *c8*c8*compliant*max-num-seqs=64", "*1 passed, 2 deployed, *"])
+    with project.store() as store:
+        (covered,) = store.suites_of_run(store.runs()[0].id)
+    assert covered.document["image_digest"] == engine.images.get(image.IMAGE).id

@@ -109,7 +109,8 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
     )
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        _say(f"container {container.short_id} of {spec.image} ({container.image.short_id})")
+        digests = ", ".join(container.image.attrs.get("RepoDigests") or ()) or "of no registry"
+        _say(f"container {container.short_id} of {spec.image} ({container.image.id}; {digests})")
         # Attached before it runs: of one that is gone at once, no line is lost.
         follower = threading.Thread(target=_follow, args=[container.attach(stream=True, logs=True)], daemon=True)
         container.start()

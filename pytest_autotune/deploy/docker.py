@@ -225,6 +225,41 @@ def image_of(suite: Suite) -> str:
     return expand(suite.docker.image or "", key="docker.image")
 
 
+def image_digest(suite: Suite) -> str:
+    """Return what tells the image of the suite's servers from others that had its tag; its name where nobody tells.
+
+    It is the registry's digest, else the id of an image that was made here. Where the next server would pull it, the
+    registry is asked.
+    """
+    name = image_of(suite)
+    if "@" in name:
+        return name.partition("@")[2]
+    try:
+        client = connect()
+    except (DeployError, MissingRequirement):
+        return name  # what is wrong, the deployment tells
+    with contextlib.closing(client):
+        return _digest_here(client, name, suite.docker.pull) or name
+
+
+def _digest_here(client: DockerClient, name: str, pull: str) -> str:
+    import docker.errors
+    import requests
+
+    try:
+        if pull == "always":
+            return str(client.images.get_registry_data(name).id)
+        try:
+            image = client.images.get(name)
+        except docker.errors.ImageNotFound:
+            return "" if pull == "never" else str(client.images.get_registry_data(name).id)
+    except (docker.errors.DockerException, requests.exceptions.RequestException):
+        return ""
+    digests = [one.partition("@") for one in image.attrs["RepoDigests"] or ()]
+    ours = [digest for repository, _, digest in digests if name.startswith(repository)]
+    return str(next(iter(ours or [digest for _, _, digest in digests]), image.id))
+
+
 def _knock(where: str) -> None:
     """Raise `OSError` where nobody listens on a socket in the file system: docker-py would leave its own one open."""
     scheme, _, path = where.partition("://")
