@@ -38,7 +38,7 @@ class ControlError(AutotuneError):
     """A control call was not answered as it must be; the message says what was asked and what came back.
 
     `status` is the HTTP status, or None when there was no complete answer. `refused` tells a server that is not there
-    from one that misbehaves.
+    from one that misbehaves, `late` one whose answer was not complete in time.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class ControlError(AutotuneError):
         wall_ms: float,
         status: int | None = None,
         refused: bool = False,
+        late: bool = False,
     ) -> None:
         super().__init__(f"{operation}: {problem} (after {wall_ms:.0f} ms, x-request-id {trace_id})")
         self.operation = operation
@@ -58,6 +59,7 @@ class ControlError(AutotuneError):
         self.wall_ms = wall_ms
         self.status = status
         self.refused = refused
+        self.late = late
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Control:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = began + limit_s
         status: int | None = None
-        refused = False
+        refused = late = False
         try:
             with _connect(self.url, deadline, verify_tls=self.verify_tls) as connection:
                 connection.sendall(self._request(method, path, document, trace_id))
@@ -160,7 +162,7 @@ class Control:
                     body = response.read(_MOST_BYTES)
                     _refuse_part(body, response.length)
         except TimeoutError:
-            problem = f"no complete answer within {limit_s:.3g} s"
+            problem, late = f"no complete answer within {limit_s:.3g} s", True
         except ConnectionRefusedError:
             problem, refused = "connection refused", True
         except (OSError, http.client.HTTPException) as error:
@@ -174,7 +176,9 @@ class Control:
             return answer
         wall_ms = (time.monotonic() - began) * 1000
         _logger.debug("%s -> %s in %.1f ms [%s]", operation, problem, wall_ms, trace_id)
-        raise ControlError(operation, problem, trace_id=trace_id, wall_ms=wall_ms, status=status, refused=refused)
+        raise ControlError(
+            operation, problem, trace_id=trace_id, wall_ms=wall_ms, status=status, refused=refused, late=late
+        )
 
     def _request(self, method: str, path: str, document: Mapping[str, Any] | None, trace_id: str) -> bytes:
         parts = urlsplit(self.url)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -16,6 +17,7 @@ from pytest_autotune.bench import Plan, Slot
 from pytest_autotune.budget import Cost
 from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
 from pytest_autotune.confirmation import slot_name
+from pytest_autotune.deploy.docker import image_digest
 from pytest_autotune.engines.requirements import gpus_in_pool, is_parallel
 from pytest_autotune.engines.validation import unknown_flags, unusable_settings
 from pytest_autotune.errors import MissingRequirement
@@ -48,12 +50,16 @@ def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
     """
     _check_files(suite)
     installed = engine.inspect(suite)
+    if suite.deploy == "docker":
+        installed = replace(installed, image=image_digest(suite))
     problems = unusable_settings(suite) or unknown_flags(suite, installed)
     if problems:
         raise problems[0]
     searched = {**suite.search.identity(), "strategy": suite.strategy}
     adaptive = None if suite.strategy == "grid" else [searched, repr(suite.space)]
-    identity = [nodeid, suite.measurement_key(), engine.name, installed.version, fingerprint(), adaptive, *drivers()]
+    image = filter(None, [installed.image])  # a tag that was moved is another engine
+    known = [engine.name, installed.version, fingerprint(), adaptive, *drivers(), *image]
+    identity = [nodeid, suite.measurement_key(), *known]
     study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     defaults = defaults_of(suite, installed)
     return Plan(

@@ -223,6 +223,8 @@ class Run:
         if plan.baseline is not None:
             document[VERIFIES] = plan.baseline.model_dump(mode="json", by_alias=True)
         document |= conditions(plan.suite, version=plan.installed.version)
+        if plan.installed.image:
+            document["image_digest"] = plan.installed.image
         noted = self.store.record_suite(self.id, plan.study, suite=plan.nodeid, document=document)
         return Bench(
             store=self.store,

@@ -167,6 +167,11 @@ class TimeoutsBlock(Block):
     accuracy_s: PositiveDuration = Field(
         default=300.0, alias="accuracy", description="For all answers that a server's accuracy is judged by."
     )
+    alive_s: PositiveDuration = Field(
+        default=30.0,
+        alias="alive",
+        description="For one small request after a batch that ended without an answer: past it the engine is dead.",
+    )
     stop_s: PositiveDuration = Field(
         default=20.0, alias="stop", description="From the polite signal to stop until the server is killed."
     )
@@ -374,6 +379,8 @@ class Suite(Plain):
         content["load"] = sent(content["load"])
         if self.dialect is not None:  # without one, what was measured before there were any still holds
             content["dialect"] = self.dialect
+        if self.deploy == "docker":  # which image it is, its digest tells (`plan.make_plan`)
+            content["docker"] = self.docker.model_dump(mode="json", exclude={"image", "pull"}, exclude_defaults=True)
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -23,6 +23,7 @@ from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
+from pytest_autotune.liveness import silent, why_dead
 from pytest_autotune.probing import level_to_beat, value_to_beat
 from pytest_autotune.recorded import failure_of
 from pytest_autotune.records import BatchRecord, utc_now
@@ -32,9 +33,11 @@ from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
 
     from pytest_autotune.bench import Bench, Plan, Slot
     from pytest_autotune.deploy.server import Server
+    from pytest_autotune.engines.engine import Cause
     from pytest_autotune.load.generator import Progress, Target, Workload
     from pytest_autotune.records import Answers, TrialRecord
     from pytest_autotune.samples import Level, Sample
@@ -203,13 +206,13 @@ class LiveTrial:
                 self._settle()
 
     def _deploy_with_retry(self) -> Server:
-        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on the GPUs."""
+        """Deploy, once more when it failed for what may have passed: the network, a full disk, others on a GPU."""
         from pytest_autotune.engines.engine import CauseKind
 
         try:
             return self._deploy()
         except DeployError as failure:
-            if failure.cause is None or failure.cause.kind is not CauseKind.INFRASTRUCTURE:
+            if failure.cause is None or failure.cause.kind not in (CauseKind.INFRASTRUCTURE, CauseKind.PORT):
                 raise
             log.warning("%s is deployed once more: %s", self.slot.name, failure.reason)
         return self._deploy()
@@ -376,15 +379,24 @@ class LiveTrial:
                     **when_resolved(suite, level, decided, screening),
                 )
         except BenchmarkError as error:
-            cause = server.died()
-            lost = record_of_lost(level, started_at, overdue() or str(error), cause)
-            if cause is not None:
-                self.end = lost
-                log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, server.log_tail())
-            return lost, ()
+            cause = server.died() or (self._why_dead(server) if overdue() else None)
+            return self._lost(level, started_at, overdue() or str(error), cause), ()
+        if silent(measurement.samples) and (cause := self._why_dead(server)):
+            return self._lost(level, started_at, "", cause), tuple(measurement.samples)
         seen = watch.figures(measurement.opened_s, measurement.window_s)
         record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided, server=seen)
         return replace(record, remarks=(*record.remarks, *remarks)), tuple(measurement.samples)
+
+    def _why_dead(self, server: Server) -> Cause | None:
+        return why_dead(server, self.plan.engine, self.plan.suite)
+
+    def _lost(self, level: Level, started_at: datetime, reason: str, cause: Cause | None) -> BatchRecord:
+        lost = record_of_lost(level, started_at, reason, cause)
+        if cause is not None:
+            self.end = lost
+            tail = "" if self._server is None else self._server.log_tail()
+            log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, tail)
+        return lost
 
     def _forget(self, target: Target, workload: Workload) -> tuple[str, ...]:
         """Have the server forget what earlier batches sent; return what readers of the next one's numbers should know.

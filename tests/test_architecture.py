@@ -58,6 +58,7 @@ LAYERS = [
         "expectation",
         "beginning",
         "batches",
+        "liveness",
         "caching",
         "examining",
         "bench",

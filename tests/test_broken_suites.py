@@ -888,6 +888,31 @@ BROKEN = [
         id="container without memory",
     ),
     pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {name: mine}}\n",
+        "chat.yaml:4: docker.run.name: not to be set here: set by the deployment, which finds, watches and removes the container by it",
+        id="container with a name",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {memory: 1GiB}}\n",
+        "chat.yaml:4: docker.run.memory: not to be set here: write docker: {memory: ...}",
+        id="container option that has a key",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {cap-ad: [SYS_NICE]}}\n",
+        "chat.yaml:4: docker.run.cap-ad: unknown key (did you mean 'cap-add'?)",
+        id="container option that is none",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {cap-add: SYS_NICE}}\n",
+        "chat.yaml:4: docker.run.cap-add: 'SYS_NICE' is not a list of texts, e.g. [SYS_NICE]",
+        id="container option that is no list",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {ulimit: [memlock]}}\n",
+        "chat.yaml:4: docker.run.ulimit: 'memlock' is no limit; write name=soft or name=soft:hard, e.g. memlock=-1",
+        id="limit that is none",
+    ),
+    pytest.param(
         "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, volumes: 7}\n",
         "chat.yaml:4: docker.volumes: 7 is not a list of texts",
         id="volumes that are none",
@@ -1411,7 +1436,7 @@ def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
             "seed",
         ],
         "search": ["strategy", "trials", "seed", "defaults", "seeds", "earlier", "prior"],
-        "timeouts": ["start", "ready", "batch", "accuracy", "stop"],
+        "timeouts": ["start", "ready", "batch", "accuracy", "alive", "stop"],
         "slo": ["ttft.p90", "ttft", "error_rate", "goodput", "steepness", "itl.p0"],
         "parameters": ["a", "b-c"],
         "env": ["A", "B"],

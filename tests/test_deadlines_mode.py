@@ -23,9 +23,9 @@ fixed: {{time-scale: 0.1}}
 load: {{prompt_tokens: 32, output_tokens: 8, concurrency: 1, duration: 500ms, warmup: 100ms, request_timeout: 60s}}
 slo: {{ttft.p90: 10s}}
 search: {{defaults: false}}
-timeouts: {{start: 5s, ready: 3s, batch: 4s, stop: 1s}}
+timeouts: {{start: 5s, ready: 3s, batch: 4s, alive: 2s, stop: 1s}}
 """
-START, READY, BATCH, STOP = 5.0, 3.0, 4.0, 1.0  # of that suite, in seconds
+START, READY, BATCH, ALIVE, STOP = 5.0, 3.0, 4.0, 2.0, 1.0  # of that suite, in seconds
 LATE = 2.0  # what a phase may take beyond its budget
 
 
@@ -48,9 +48,9 @@ def test_each_phase_ends_with_its_budget_and_the_next_trial_sees_nothing_of_it(p
     assert READY <= mute.elapsed_s <= START + READY + STOP + LATE
 
     (batch,) = slow.batches
-    assert (slow.status, batch.status) == ("failed", "failed")
-    assert "not finished within 4 s (timeouts.batch)" in batch.reason
-    assert BATCH <= slow.elapsed_s - slow.deploy_s <= BATCH + STOP + LATE
+    assert (batch.status, batch.cause) == ("died", "engine dead behind a healthy front")
+    assert "no complete answer within 2 s (timeouts.alive), while /health answers 200" in batch.reason
+    assert BATCH <= slow.elapsed_s - slow.deploy_s <= BATCH + ALIVE + STOP + LATE
 
     # It is stopped as slowly as the others, which takes nothing from what was measured before.
     (batch,) = whole.batches

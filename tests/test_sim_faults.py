@@ -37,6 +37,8 @@ def ask(server, *, stream=False, **fields):
         "slow-start=200ms",
         "grandchildren=2",
         "stall=1s:500ms",
+        "dead-engine=3",
+        "dead-engine=0:500",
     ],
 )
 def test_a_spec_is_read_and_written_back(text):
@@ -56,6 +58,8 @@ def test_a_spec_is_read_and_written_back(text):
         ("slow-start=soon", "a time such as"),
         ("never-ready=1", "takes nothing"),
         ("stall=5s", "AT:FOR"),
+        ("dead-engine", "N or N:STATUS"),
+        ("dead-engine=3:404", "N or N:STATUS"),
     ],
 )
 def test_a_wrong_spec_says_what_is_allowed(text, words):
@@ -257,3 +261,21 @@ def test_a_stall_holds_everything_up_once():
         started = time.monotonic()
         assert ask(server)[0] == 200
         assert time.monotonic() - started < 2.9
+
+
+def test_a_dead_engine_hangs_what_runs_and_what_comes_behind_a_healthy_front():
+    with sim_server("--fault", "dead-engine=1", "--time-scale", "1") as server:
+        running, late = server.connect(), server.connect()
+        running.request("POST", "/v1/completions", json.dumps({**ASK, "max_tokens": 1500, "stream": True}))
+        assert running.getresponse().status == 200
+        late.request("POST", "/v1/completions", json.dumps(ASK))
+        assert silent(late.sock, 0.3)
+        assert server.get("/health")[0] == 200
+        running.close()
+        late.close()
+
+
+def test_a_dead_engine_may_answer_with_an_error_for_ever():
+    with sim_server("--fault", "dead-engine=2:500") as server:
+        assert [ask(server)[0] for _ in range(5)] == [200, 200, 500, 500, 500]
+        assert server.get("/health")[0] == 200

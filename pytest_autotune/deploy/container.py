@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import docker
 import docker.errors
+import requests
+import urllib3
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 SAYS = "[autotune] "  # begins each line that is not the container's
 OUT_OF_MEMORY = "out of memory: "
+NO_ANSWER = "no answer of the Docker engine: "
 CANNOT_START = 125  # exit status, as of ``docker run``: there was no container, or it could not be started
 GIVEN = "PYTEST_AUTOTUNE_GIVES_"  # before the name of a variable of the container
+GONE = 1  # exit status: the engine does not answer any more; of the container nothing is known
 _LOG_S = 10.0  # for the rest of the output of a container that has ended
 _SIGNALLED = 128  # plus a signal: the exit status of a container that one ended
 
@@ -82,6 +86,9 @@ def main(text: str) -> NoReturn:
         _say(f"{_told(error)}: docker pull {spec.image}, or name another one (docker: image)")
     except docker.errors.DockerException as error:
         _say(_told(error))
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        _say(f"{NO_ANSWER}{error}")
+        status = GONE
     _end(status)
 
 
@@ -98,11 +105,12 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         ports={f"{spec.port}/tcp": ("127.0.0.1", None)},
         volumes=list(spec.volumes),
         device_requests=device_requests(spec),
-        **spec.options,
+        **{**spec.options, "ulimits": [_ulimit(text) for text in spec.options.get("ulimits", ())]},
     )
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        _say(f"container {container.short_id} of {spec.image} ({container.image.short_id})")
+        digests = ", ".join(container.image.attrs.get("RepoDigests") or ()) or "of no registry"
+        _say(f"container {container.short_id} of {spec.image} ({container.image.id}; {digests})")
         # Attached before it runs: of one that is gone at once, no line is lost.
         follower = threading.Thread(target=_follow, args=[container.attach(stream=True, logs=True)], daemon=True)
         container.start()
@@ -117,7 +125,7 @@ def _run(client: docker.DockerClient, spec: Spec) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with contextlib.suppress(docker.errors.NotFound):
+        with contextlib.suppress(docker.errors.NotFound, requests.exceptions.RequestException):
             container.remove(force=True, v=True)
     return status
 
@@ -127,6 +135,12 @@ def device_requests(spec: Spec) -> list[docker.types.DeviceRequest]:
     if spec.devices:
         return [docker.types.DeviceRequest(device_ids=list(spec.devices), capabilities=[["gpu"]])]
     return [docker.types.DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])] if spec.gpus else []
+
+
+def _ulimit(text: str) -> docker.types.Ulimit:
+    name, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    return docker.types.Ulimit(name=name, soft=int(soft), hard=int(hard or soft))
 
 
 def _fetch(client: docker.DockerClient, spec: Spec) -> None:
@@ -151,9 +165,10 @@ def _fetch(client: docker.DockerClient, spec: Spec) -> None:
 
 
 def _follow(output: Any) -> None:
-    for piece in output:
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+    with contextlib.suppress(requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError):
+        for piece in output:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
 
 
 def _ended(attributes: Mapping[str, Any]) -> str:

@@ -14,12 +14,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.deploy import gpus, leftovers
+from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
 from pytest_autotune.engines.requirements import environment_of, gpus_here, hub_cache, model_of
 from pytest_autotune.errors import DeployError, Infeasible, MissingRequirement
+from pytest_autotune.suite_docker import RUN
 from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
@@ -104,18 +106,21 @@ class DockerServer(GuardedServer):
             said_of_it = last.removeprefix(container.OUT_OF_MEMORY)
             return Cause(CauseKind.OUT_OF_MEMORY, said_of_it, (said[-1],), of="container")
         if self.process.returncode == container.CANNOT_START and last:
-            return Cause(CauseKind.CRASH, f"no container: {last}", (said[-1],))
+            return cause_of(last, said[-1])
+        if last.startswith(container.NO_ANSWER):
+            return Cause(CauseKind.INFRASTRUCTURE, last, (said[-1],))
         return super().why_gone()
 
     def absent(self) -> str | None:
         """Say that the container does not run yet; its port on this machine is known from then on."""
         import docker.errors
+        import requests
 
         try:
             attributes = self._client.containers.get(self._name).attrs
         except docker.errors.NotFound:
             return "there is no container yet"
-        except docker.errors.DockerException as error:
+        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
             return str(error)
         state = attributes["State"]["Status"]
         published = attributes["NetworkSettings"]["Ports"].get(f"{PORT}/tcp")
@@ -220,6 +225,41 @@ def image_of(suite: Suite) -> str:
     return expand(suite.docker.image or "", key="docker.image")
 
 
+def image_digest(suite: Suite) -> str:
+    """Return what tells the image of the suite's servers from others that had its tag; its name where nobody tells.
+
+    It is the registry's digest, else the id of an image that was made here. Where the next server would pull it, the
+    registry is asked.
+    """
+    name = image_of(suite)
+    if "@" in name:
+        return name.partition("@")[2]
+    try:
+        client = connect()
+    except (DeployError, MissingRequirement):
+        return name  # what is wrong, the deployment tells
+    with contextlib.closing(client):
+        return _digest_here(client, name, suite.docker.pull) or name
+
+
+def _digest_here(client: DockerClient, name: str, pull: str) -> str:
+    import docker.errors
+    import requests
+
+    try:
+        if pull == "always":
+            return str(client.images.get_registry_data(name).id)
+        try:
+            image = client.images.get(name)
+        except docker.errors.ImageNotFound:
+            return "" if pull == "never" else str(client.images.get_registry_data(name).id)
+    except (docker.errors.DockerException, requests.exceptions.RequestException):
+        return ""
+    digests = [one.partition("@") for one in image.attrs["RepoDigests"] or ()]
+    ours = [digest for repository, _, digest in digests if name.startswith(repository)]
+    return str(next(iter(ours or [digest for _, _, digest in digests]), image.id))
+
+
 def _knock(where: str) -> None:
     """Raise `OSError` where nobody listens on a socket in the file system: docker-py would leave its own one open."""
     scheme, _, path = where.partition("://")
@@ -296,6 +336,11 @@ def _command_line(spec: Spec, named: Iterable[str]) -> tuple[str, ...]:
     options += [f"--gpus={spec.gpus}"] if spec.gpus else []
     options += [f'--gpus="device={",".join(spec.devices)}"'] if spec.devices else []
     options += [f"--{_OPTIONS[name]}={value}" for name, value in spec.options.items() if name in _OPTIONS]
+    for name, value in spec.options.items():
+        if name not in _OPTIONS:
+            flag = next(flag for flag, (keyword, _) in RUN.items() if keyword == name)
+            values = value if isinstance(value, list | tuple) else [value]
+            options += [f"--{flag}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
     return ("docker", "run", "--rm", *options, spec.image, *spec.argv[1:])
 
 
@@ -332,6 +377,7 @@ def _cache_of(suite: Suite) -> Path:
 def _await_removal(client: DockerClient, name: str) -> None:
     """Make sure that the container is gone, whatever became of the process that stood in for it."""
     import docker.errors
+    import requests
 
     deadline = time.monotonic() + _REMOVAL_S
     while time.monotonic() < deadline:
@@ -339,6 +385,11 @@ def _await_removal(client: DockerClient, name: str) -> None:
             container = client.containers.get(name)
             container.remove(force=True, v=True)
         except docker.errors.NotFound:
+            return
+        except requests.exceptions.RequestException as error:
+            _logger.warning(
+                "container %s is left to the sweep of a later run: no Docker engine answers: %s", name, error
+            )
             return
         except docker.errors.APIError:  # its removal is in progress
             time.sleep(0.1)

@@ -10,7 +10,7 @@ import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.deploy import gpus, leftovers, ports
+from pytest_autotune.deploy import cgroup, gpus, leftovers, ports
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
@@ -53,9 +53,25 @@ class LocalDeployer:
 class LocalServer(GuardedServer):
     """A running server of this machine."""
 
-    def __init__(self, launch: Launch, address: Address, **started: Any) -> None:
+    def __init__(self, launch: Launch, address: Address, *, oom_kills: int | None, **started: Any) -> None:
+        """`oom_kills` is the count before it was started."""
         super().__init__(launch, url=address.url, model_name=address.model_name, **started)
         self._port = address.port
+        self._oom_kills = oom_kills
+
+    def why_gone(self) -> Cause:
+        """Classify the end; who sent a SIGKILL, the kernel's own count tells."""
+        cause = super().why_gone()
+        before, now = self._oom_kills, cgroup.oom_kills()
+        if (
+            cause.kind is CauseKind.KILLED
+            and "SIGKILL" in cause.message
+            and None not in (before, now)
+            and now != before
+        ):
+            message = "killed by SIGKILL while the kernel counted an oom-kill in our control group"
+            return Cause(CauseKind.OUT_OF_MEMORY, message, cause.lines, of="host")
+        return cause
 
     def pids(self) -> list[int]:
         """Return the living processes of the server."""
@@ -108,6 +124,7 @@ def _launch_on(
     address = Address(ports.LOOPBACK, lease.port, name)
     command = engine.command(suite, launch.configuration, address)
     log = open_log(launch.log, note)
+    oom_kills = cgroup.oom_kills()
     try:
         process = GuardedProcess(
             command.argv,
@@ -120,7 +137,8 @@ def _launch_on(
         os.close(log.fd)
     held.callback(_tell_remarks, process)
     held.enter_context(process)
-    return LocalServer(launch, address, argv=command.argv, log=log, process=process, gpus=taken.real)
+    started = {"argv": command.argv, "log": log, "process": process, "gpus": taken.real}
+    return LocalServer(launch, address, oom_kills=oom_kills, **started)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ class CauseKind(StrEnum):
     KILLED = "killed"
     TIMEOUT = "timeout"
     WRONG_SERVER = "wrong server"
+    IMAGE = "image missing"
+    ENGINE_DEAD = "engine dead behind a healthy front"
 
     @property
     def finding(self) -> bool:
@@ -81,6 +83,7 @@ class Installed:
         None  # by their names with dashes; None: the engine does not tell, nothing is checked
     )
     missing: tuple[str, ...] = ()
+    image: str = ""  # of containers: the digest of what they run in
     simulated: bool = False  # its servers need none of this machine's GPUs, whatever they say they take
 
 

@@ -19,6 +19,7 @@
 | spam-log=RATE                 | writes this many lines a second to its log                                   |
 | wrong-with-fp8[=SHARE]        | with kv-cache-dtype fp8, answers this share of all prompts in other words    |
 | stall=AT:FOR                  | AT seconds after start-up, generates nothing for FOR seconds                 |
+| dead-engine=N[:STATUS]        | generates nothing after N generations: all hang, or are answered with STATUS |
 
 A share below 1 is spread evenly and never hits the first generation, which is the readiness check. That of
 wrong-with-fp8 is of the prompts instead: whatever else is asked, and when, the same ones are answered wrongly.
@@ -60,6 +61,7 @@ _ARGUMENTS = {  # kind -> (pattern of the argument, whether it may be left out, 
     "ignore-sigterm": (None, True, "nothing"),
     "grandchildren": (r"[1-9]\d?", False, "a number of processes"),
     "spam-log": (r"[1-9]\d*", False, "lines per second"),
+    "dead-engine": (r"\d+(?::5\d\d)?", False, "N or N:STATUS"),
     "stall": (rf"{_TIME}:{_TIME}", False, "AT:FOR, two times such as 1s:500ms"),
 }
 
@@ -116,6 +118,9 @@ class Faults:
         self._wrong_with_fp8 = float(given["wrong-with-fp8"] or "1") if "wrong-with-fp8" in given else 0.0
         self._generations = 0
         self._connections = 0
+        lasts, _, status = given.get("dead-engine", "").partition(":")
+        self._lasts = int(lasts) if lasts else None
+        self._dead_status = int(status) if status else None
         at, _, duration = given.get("stall", "0:0").partition(":")
         self._stall_at_s, self._stall_for_s = _seconds(at), _seconds(duration)
 
@@ -140,6 +145,17 @@ class Faults:
     def answers_wrongly(self, mark: int, *, kept_in: str) -> bool:
         """Say whether a prompt with this fingerprint is answered in other words by a cache of this precision."""
         return kept_in == "fp8" and zlib.crc32(mark.to_bytes(4, "big")) < self._wrong_with_fp8 * 2**32
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine has generated for the last time; the HTTP front lives on."""
+        return self._lasts is not None and self._generations > self._lasts
+
+    def refuse_dead(self, exchange: Exchange) -> None:
+        """Answer a generation of a dead engine, if it is to be answered at all."""
+        if self._dead_status is not None:
+            error = ApiError(self._dead_status, "the engine is dead, on request", kind="EngineDeadError")
+            exchange.reply(error.status, error.payload)
 
     def crash(self, running: int) -> Crash | None:
         """Return the crash that `running` sequences cause."""

@@ -116,6 +116,9 @@ class Runner:
         damage = self._faults.next_answer()
         identity = f"{'chatcmpl' if ask.chat else 'cmpl'}-{self._settings.seed}-{self._count}"
         answer = Answer(ask, identity=identity, model=model, created=int(time.time()))
+        if self._faults.dead:
+            self._faults.refuse_dead(exchange)
+            return
         if faults.refuse(damage, exchange, answer, stream=ask.stream):
             return
         generation = Generation(exchange, ask, answer, damage=damage)
@@ -155,6 +158,8 @@ class Runner:
             self._deadline_s = now + stall_s
             self._loop.call_later(stall_s, self._begin)
             return
+        if self._faults.dead:
+            return  # for ever busy: what runs hangs, too
         try:
             step = self._scheduler.begin()
         except DeviceMemoryError as error:
