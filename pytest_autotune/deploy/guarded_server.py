@@ -50,7 +50,8 @@ class GuardedServer:
     ) -> None:
         """`gpus` are the indices of those of this machine that it was given."""
         self.url = url
-        self.model_name = model_name
+        own_name = launch.engine.abilities.own_name
+        self.model_name = model_name if own_name is None else own_name(launch.suite)
         self.argv = mask_argv(argv)
         self.started_s = 0.0
         self.effective: Mapping[str, Value] = {}
