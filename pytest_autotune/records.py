@@ -71,6 +71,8 @@ class TrialRecord:
     ended_at: datetime | None = None
     url: str = ""  # where the server listened
     model_name: str = ""  # the name it answered to
+    cores: tuple[int, ...] = ()  # that its server had for itself; none where all share all
+    waited_s: float = 0.0  # for GPUs and cores
 
     @property
     def launched(self) -> bool:

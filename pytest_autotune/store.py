@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -14,19 +14,10 @@ from pytest_autotune.database import Database
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import StoreError
 from pytest_autotune.masking import mask, mask_argv, mask_text
-from pytest_autotune.records import (
-    BatchRecord,
-    MeasuredRecord,
-    Note,
-    RunRecord,
-    StartRecord,
-    SuiteRecord,
-    TrialRecord,
-    utc_now,
-)
+from pytest_autotune.records import MeasuredRecord, Note, StartRecord, SuiteRecord, utc_now
+from pytest_autotune.rows import run_record, trial_records
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
-from pytest_autotune.samples import ClientHealth, Level
-from pytest_autotune.slo import Ruling, Status
+from pytest_autotune.samples import Level
 from pytest_autotune.space import canonical
 from pytest_autotune.tables import batches, progress, runs, samples, suites, trials
 
@@ -36,7 +27,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
+    from pytest_autotune.records import BatchRecord, RunRecord, TrialRecord
     from pytest_autotune.samples import Sample
+    from pytest_autotune.slo import Status
     from pytest_autotune.space import Configuration, Value
 
 HEARTBEAT_LIMIT = timedelta(seconds=60)  # an owner silent for longer is dead, where nothing better is known
@@ -141,9 +134,12 @@ class Store:
             newest = select(trials).where(of_slot).order_by(trials.c.attempt.desc()).limit(1).with_for_update()
             last = connection.execute(newest).first()
             if last is None:
-                attempt, configuration = 1, choose(_newest_attempts(_records(connection, _within(study, generation))))
+                attempt, configuration = (
+                    1,
+                    choose(_newest_attempts(trial_records(connection, _within(study, generation)))),
+                )
             else:
-                (earlier,) = _records(connection, trials.c.id == last.id)
+                (earlier,) = trial_records(connection, trials.c.id == last.id)
                 if last.state == "finished":
                     if not retry(earlier):
                         return Claim("recorded", earlier)
@@ -169,7 +165,7 @@ class Store:
                 heartbeat_at=now,
             )
             granted = connection.execute(new.returning(trials.c.id)).scalar_one()
-            (record,) = _records(connection, trials.c.id == granted)
+            (record,) = trial_records(connection, trials.c.id == granted)
         return Claim("granted", record)
 
     def heartbeat(self, trial: int) -> bool:
@@ -203,6 +199,12 @@ class Store:
                 model_name=model_name,
             )
             if not kept:
+                raise _refusal(connection, trial)
+
+    def record_lease(self, trial: int, *, waited_s: float, cores: Sequence[int]) -> None:
+        """Note which cores a trial's server has for itself, and how long it has waited for what all share."""
+        with self._database.write() as connection:
+            if not self._touch(connection, trial, waited_s=waited_s, cores=list(cores)):
                 raise _refusal(connection, trial)
 
     def record_batch(self, trial: int, batch: BatchRecord, samples_of_batch: Sequence[Sample]) -> None:
@@ -291,19 +293,19 @@ class Store:
         """Return the newest attempt of each slot of the current generation, in the order of first claims."""
         with self._database.read() as connection:
             generation = _latest_generation(connection, study)
-            return () if generation is None else _newest_attempts(_records(connection, _within(study, generation)))
+            return () if generation is None else _newest_attempts(trial_records(connection, _within(study, generation)))
 
     def trial(self, trial: int) -> TrialRecord:
         """Return one attempt."""
         with self._database.read() as connection:
-            for record in _records(connection, trials.c.id == trial):
+            for record in trial_records(connection, trials.c.id == trial):
                 return record
         raise StoreError(f"there is no trial {trial} in this store")
 
     def trials_of_run(self, run_id: str) -> tuple[TrialRecord, ...]:
         """Return every attempt that the run claimed, interrupted ones too, in order."""
         with self._database.read() as connection:
-            return tuple(_records(connection, trials.c.run_id == run_id))
+            return tuple(trial_records(connection, trials.c.run_id == run_id))
 
     def samples(self, trial: int, level: Level) -> tuple[Sample, ...]:
         """Return the requests of a batch, times within half a microsecond of what was measured."""
@@ -318,7 +320,7 @@ class Store:
         """Return every run, newest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(runs).order_by(runs.c.started_at.desc(), runs.c.id.desc()))
-            return tuple(map(_run_record, rows))
+            return tuple(map(run_record, rows))
 
     def suites_of_run(self, run_id: str) -> tuple[SuiteRecord, ...]:
         """Return the suites that a run covered, by node id."""
@@ -332,7 +334,7 @@ class Store:
         covering = select(runs, suites).join_from(runs, suites).where(said).order_by(runs.c.started_at, runs.c.id)
         with self._database.read() as connection:
             rows = [row for row in connection.execute(covering) if row.document.get("name") == name]
-        return tuple((_run_record(row), SuiteRecord(row.run_id, row.study, row.suite, row.document)) for row in rows)
+        return tuple((run_record(row), SuiteRecord(row.run_id, row.study, row.suite, row.document)) for row in rows)
 
     def measured(self, studies: Collection[str]) -> tuple[MeasuredRecord, ...]:
         """Return the numbers of what finished trials of these studies measured, of all runs and generations."""
@@ -426,74 +428,3 @@ def _within(study: str, generation: str) -> ColumnElement[bool]:
 
 def _newest_attempts(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     return tuple({record.slot: record for record in records}.values())
-
-
-def _records(connection: Connection, condition: ColumnElement[bool]) -> list[TrialRecord]:
-    """Return trials with their batches, in the order of claims.
-
-    Trials first: one that reads as finished then has all its batches, whatever is written meanwhile.
-    """
-    rows = connection.execute(select(trials).where(condition).order_by(trials.c.id)).all()
-    measured: dict[int, list[BatchRecord]] = {}
-    for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
-        measured.setdefault(batch.trial_id, []).append(_batch_record(batch))
-    return [_trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]
-
-
-def _run_record(row: Row[Any]) -> RunRecord:
-    return RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
-
-
-def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:
-    return TrialRecord(
-        id=row.id,
-        slot=row.slot,
-        configuration=row.configuration,
-        state=row.state,
-        status=None if row.status is None else Status(row.status),
-        reason=row.reason,
-        cause=row.cause,
-        owner=row.owner,
-        argv=tuple(row.argv),
-        effective=row.effective,
-        gpus=row.gpus,
-        deploy_s=row.deploy_s,
-        elapsed_s=row.elapsed_s,
-        server_log=row.server_log,
-        started_at=row.started_at,
-        run_id=row.run_id,
-        batches=measured,
-        study=row.study,
-        generation=row.generation,
-        attempt=row.attempt,
-        ended_at=row.ended_at,
-        url=row.url,
-        model_name=row.model_name,
-    )
-
-
-_CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
-
-
-def _batch_record(row: Row[Any]) -> BatchRecord:
-    client = row.client  # an older or newer release may know other fields
-    return BatchRecord(
-        level=Level(row.value, row.shape),
-        status=row.status,
-        metrics=row.metrics,
-        client=None if client is None else ClientHealth(**{k: v for k, v in client.items() if k in _CLIENT_FIELDS}),
-        errors=row.errors,
-        requests=row.requests,
-        window_s=row.window_s,
-        started_at=row.started_at,
-        reason=row.reason,
-        cause=row.cause,
-        failed_checks=tuple(row.failed_checks),
-        delivered=row.delivered,
-        oversaturated=row.oversaturated,
-        stopped=row.stopped,
-        intervals={metric: (low, high) for metric, (low, high) in row.intervals.items()},
-        remarks=tuple(row.remarks),
-        rulings={metric: Ruling(**ruling) for metric, ruling in row.rulings.items()},
-        server=row.server,
-    )

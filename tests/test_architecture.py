@@ -29,13 +29,25 @@ LAYERS = [
         "suite_price",
         "suite_gate",
         "suite_gpus",
+        "suite_cores",
         "suite_schema",
         "baseline",
         "presets",
     },
     {"search", "scope", "bayes", "surrogate", "seeding", "selection", "explanation", "pareto"}
     | {"gate", "held", "comparison", "confirmation", "screening", "tiers", "transfer"},
-    {"store", "baselines", "tables", "database", "sample_codec", "control", "hardware", "environment", "revisions"}
+    {
+        "store",
+        "rows",
+        "baselines",
+        "tables",
+        "database",
+        "sample_codec",
+        "control",
+        "hardware",
+        "environment",
+        "revisions",
+    }
     | {"engines", "deploy", "telemetry"}
     | {"load.others"},
     {"reporting"},
