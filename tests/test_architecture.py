@@ -75,6 +75,7 @@ LAYERS = [
         "presets_command",
         "discovery",
         "workers",
+        "packing",
         "settings",
         "stash",
         "hooks",

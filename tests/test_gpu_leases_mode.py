@@ -76,12 +76,12 @@ def test_gpu_time_begins_when_the_wait_for_gpus_is_over(project, leases, monkeyp
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tolerant_load", "suites", "--autotune"]
     with contextlib.ExitStack() as elsewhere:
         elsewhere.enter_context(leased(make_launch(Path(), gpus=5, pool=GpuPool(pretended=8))))
-        running = project.pytester.popen(argv)
-        eventually(lambda: list(locks.runtime_directory().glob("gpu/queue.[0-9]*")))
-        time.sleep(0.5)
-    output = running.stdout.read().decode()
-    assert running.wait() == 0, output
-    running.stdout.close()
+        with project.pytester.popen(argv) as running:
+            eventually(lambda: list(locks.runtime_directory().glob("gpu/queue.[0-9]*")))
+            time.sleep(0.5)
+            elsewhere.close()
+            output = running.stdout.read().decode()
+    assert running.returncode == 0, output
     with project.store() as store:
         (run,) = store.runs()
         (trial,) = store.trials_of_run(run.id)
