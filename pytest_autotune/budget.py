@@ -35,7 +35,7 @@ class Cost:
     """What trials have cost, or would."""
 
     deployments: int  # servers started, those that did not come up included
-    gpu_time_s: float  # seconds of each trial times its GPUs; without any it counts as one
+    gpu_time_s: float  # seconds of each trial, from when it has its GPUs, times those; without any it counts as one
     time_s: float  # of the wall clock
 
 
@@ -47,7 +47,8 @@ def cost_of(trials: Sequence[TrialRecord], now: datetime) -> Cost:
         end = now if trial.state == "running" else trial.ended_at or trial.started_at
         first, last = spans.get(trial.run_id, (trial.started_at, end))
         spans[trial.run_id] = min(first, trial.started_at), max(last, end)
-        gpu_time_s += max(0.0, (end - trial.started_at).total_seconds()) * max(trial.gpus, 1)
+        held_s = (end - trial.started_at).total_seconds() - trial.waited_s
+        gpu_time_s += max(0.0, held_s) * max(trial.gpus, 1)
     return Cost(
         deployments=sum(trial.launched for trial in trials),
         gpu_time_s=gpu_time_s,

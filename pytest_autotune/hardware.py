@@ -11,8 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune.formatting import count
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
+
+_CPUS = Path("/sys/devices/system/cpu")
+_before: list[frozenset[int]] = []  # the cores of this process before each `confined` that has not ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,61 @@ def cpu_model() -> str:
 
 def cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(usable_cores())
+
+
+def usable_cores() -> frozenset[int]:
+    """Return the cores that this process may use, those included that it leaves to others while it is `confined`."""
+    return _before[0] if _before else frozenset(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def confined(to: Collection[int]) -> Iterator[None]:
+    """Keep this process, all its threads and what they start from now on, on some of its cores until the end."""
+    _before.append(usable_cores())
+    _move(to)
+    try:
+        yield
+    finally:
+        before = _before.pop()
+        if not _before:
+            _move(before)
+
+
+def _move(to: Collection[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread.name), to)
+
+
+def physical_cores(among: Iterable[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the hyper-threads of each physical core that are among some, socket by socket; alone without ``/sys``."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for core in sorted(among):
+        socket = _topology(core, "physical_package_id")
+        siblings = _topology(core, "thread_siblings_list") or str(core)
+        groups.setdefault((int(socket or 0), siblings), []).append(core)
+    ordered = sorted(groups.items(), key=lambda each: (each[0][0], each[1]))
+    return tuple(tuple(group) for _, group in ordered)
+
+
+def _topology(core: int, name: str) -> str:
+    try:
+        return (_CPUS / f"cpu{core}" / "topology" / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def cpu_quota() -> float | None:
+    """Return how many cores' time the control group allows processes here; None when all that there is."""
+    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            quota, *period = Path(path).read_text(encoding="ascii").split()
+            period_us = period[0] if period else Path(path).with_name("cpu.cfs_period_us").read_text(encoding="ascii")
+        except OSError:
+            continue
+        return int(quota) / int(period_us) if quota.isdigit() else None
+    return None
 
 
 def memory_bytes() -> int:
@@ -107,14 +166,16 @@ def describe() -> dict[str, Any]:
     }
 
 
-def fingerprint() -> str:
+def fingerprint(*, per_server: int | None = None) -> str:
     """Return a short description that is equal on equal hardware, e.g. ``8x NVIDIA H100 80GB HBM3, 96 cores ...``.
 
+    `per_server` are the cores that one server was given; None where it had all of them.
     Serial numbers and driver versions are not in it: results may be compared across equal machines.
     """
     names = [gpu.name for gpu in gpus()]
     counted = [f"{names.count(name)}x {name}" for name in dict.fromkeys(names)]
-    return ", ".join([*counted, f"{cores()} cores {cpu_model()}", f"{memory_bytes() / 2**30:.0f} GiB"])
+    given = [] if per_server is None else [f"{count(per_server, 'core')} for each server"]
+    return ", ".join([*counted, f"{cores()} cores {cpu_model()}", f"{memory_bytes() / 2**30:.0f} GiB", *given])
 
 
 def drivers() -> tuple[str, ...]:

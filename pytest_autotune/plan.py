@@ -17,6 +17,7 @@ from pytest_autotune.bench import Plan, Slot
 from pytest_autotune.budget import Cost
 from pytest_autotune.choosing import choose_confirmed, choose_searched, defaults_of, given, numbered, within_budget
 from pytest_autotune.confirmation import slot_name
+from pytest_autotune.deploy.cores import missing_cores, settled
 from pytest_autotune.deploy.docker import image_digest
 from pytest_autotune.engines.requirements import gpus_in_pool, is_parallel
 from pytest_autotune.engines.validation import unknown_flags, unusable_settings
@@ -42,12 +43,15 @@ _GP_NEEDS = ("torch", "scipy")  # of Optuna's Gaussian process
 DISK_NEEDED_BYTES = 200 * 2**20  # logs and samples of a run of ordinary size
 
 
-def make_plan(suite: Suite, engine: Engine, *, nodeid: str) -> Plan:
+def make_plan(suite: Suite, engine: Engine, *, nodeid: str, servers: int = 1) -> Plan:
     """Look the engine up on this machine and settle what identifies the suite's measurements.
+
+    `servers` are those that run at a time, which share the cores.
 
     Raises `SuiteError` for a setting that the engine, or the installed one, does not know, and for a file
     of the load that cannot be read.
     """
+    suite = settled(suite, servers)
     _check_files(suite)
     installed = engine.inspect(suite)
     if suite.deploy == "docker":
@@ -132,11 +136,17 @@ def _confirming_slots(suite: Suite) -> Iterator[Slot]:
             yield Slot(slot_name(repeat, place), index, {}, partial(choose_confirmed, suite, repeat, place))
 
 
-def missing_requirements(plan: Plan, output: Path) -> tuple[str, ...]:
-    """Say what this machine lacks to run the suite, one sentence each; start nothing."""
+def missing_requirements(plan: Plan, output: Path, *, servers: int = 1) -> tuple[str, ...]:
+    """Say what this machine lacks to run so many of the suite's servers, one sentence each; start nothing."""
     suite = plan.suite
     files = lacking(suite.load, suite.path.parent)
-    return (*plan.installed.missing, *files, *_missing_sampler(suite), *_missing_disk(output))
+    return (
+        *plan.installed.missing,
+        *filter(None, [missing_cores(suite, servers=servers)]),
+        *files,
+        *_missing_sampler(suite),
+        *_missing_disk(output),
+    )
 
 
 def _missing_sampler(suite: Suite) -> tuple[str, ...]:

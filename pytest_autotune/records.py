@@ -92,6 +92,8 @@ class TrialRecord:
     ended_at: datetime | None = None
     url: str = ""  # where the server listened
     model_name: str = ""  # the name it answered to
+    cores: tuple[int, ...] = ()  # that its server had for itself; none where all share all
+    waited_s: float = 0.0  # for GPUs and cores
     answers: Answers | None = None  # None: nothing was asked
     accuracy: Accuracy | None = None  # not stored: how it stands now; None where it may lose nothing, or is not judged
 

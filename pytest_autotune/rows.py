@@ -1,27 +1,39 @@
-"""What the store's tables hold, row by row, as the records that the rest of the package works on."""
+"""Rows of the results store as records."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import select
+
 from pytest_autotune.records import Answers, BatchRecord, RunRecord, TrialRecord
 from pytest_autotune.samples import ClientHealth, Level
 from pytest_autotune.slo import Ruling, Status
+from pytest_autotune.tables import batches, trials
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
-_CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
+
+def trial_records(connection: Connection, condition: ColumnElement[bool]) -> list[TrialRecord]:
+    """Return trials with their batches, in the order of claims.
+
+    Trials first: one that reads as finished then has all its batches, whatever is written meanwhile.
+    """
+    rows = connection.execute(select(trials).where(condition).order_by(trials.c.id)).all()
+    measured: dict[int, list[BatchRecord]] = {}
+    for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
+        measured.setdefault(batch.trial_id, []).append(_batch_record(batch))
+    return [_trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]
 
 
 def run_record(row: Row[Any]) -> RunRecord:
-    """Return a row of `runs`."""
+    """Return a run as its row says."""
     return RunRecord(row.id, row.started_at, row.ended_at, row.outcome, tuple(row.arguments), row.environment)
 
 
-def trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:
-    """Return a row of `trials`, with its batches."""
+def _trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecord:
     return TrialRecord(
         id=row.id,
         slot=row.slot,
@@ -34,6 +46,8 @@ def trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecor
         argv=tuple(row.argv),
         effective=row.effective,
         gpus=row.gpus,
+        cores=tuple(row.cores),
+        waited_s=row.waited_s,
         deploy_s=row.deploy_s,
         elapsed_s=row.elapsed_s,
         server_log=row.server_log,
@@ -50,8 +64,10 @@ def trial_record(row: Row[Any], measured: tuple[BatchRecord, ...]) -> TrialRecor
     )
 
 
-def batch_record(row: Row[Any]) -> BatchRecord:
-    """Return a row of `batches`."""
+_CLIENT_FIELDS = frozenset(field.name for field in fields(ClientHealth))
+
+
+def _batch_record(row: Row[Any]) -> BatchRecord:
     client = row.client  # an older or newer release may know other fields
     return BatchRecord(
         level=Level(row.value, row.shape),

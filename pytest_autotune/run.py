@@ -150,7 +150,7 @@ class Run:
             suite = load_suite(path)
             self.config.hook.pytest_autotune_suite_loaded(config=self.config, suite=suite)
             self._deployer(suite)
-            plan = make_plan(suite, self.engine(suite), nodeid=nodeid)
+            plan = make_plan(suite, self.engine(suite), nodeid=nodeid, servers=self._workers())
             self._plans[nodeid] = plan if self.settings.searching else self._verification(plan)
         return self._plans[nodeid]
 
@@ -177,7 +177,12 @@ class Run:
             return verified(plan, own)
         directory = self.config.invocation_params.dir
         other = referred(self.settings.compare, plan.suite, store=store, directory=directory)
-        return compared(plan, own, other, lambda suite: make_plan(suite, self.engine(suite), nodeid=plan.nodeid))
+        return compared(
+            plan,
+            own,
+            other,
+            lambda suite: make_plan(suite, self.engine(suite), nodeid=plan.nodeid, servers=self._workers()),
+        )
 
     def _existing_store(self) -> Store | None:
         """Return the store with an up-to-date schema; None for a file that is not there: looking makes none."""
@@ -198,7 +203,7 @@ class Run:
         from pytest_autotune.errors import MissingRequirement
         from pytest_autotune.plan import missing_requirements
 
-        missing = missing_requirements(plan, self.settings.output)
+        missing = missing_requirements(plan, self.settings.output, servers=self._workers())
         deployer = self._deployer(plan.suite)
         if isinstance(deployer, Preflight):
             missing = (*missing, *deployer.missing(plan.suite))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from pytest_autotune.discovery import SUFFIXES
 from pytest_autotune.stash import settings_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
     (pytest-dev/pytest-xdist#1313, #1327, #1378); it can go when #1371 is released. A trial dies
     with its server, so what is left of it is reported as lost; trials not yet begun go back.
     """
+
+    packed = False  # whether the trials are in the order in which they are begun
 
     def _split_scope(self, nodeid: str) -> str:
         """Return what stays together: a trial, or a whole suite whose sides are compared in turn on one machine."""
@@ -39,7 +42,7 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
                 crashed, *lost = pending
                 self._report_lost(lost, f"{node.gateway.id} died while running {crashed}")
             elif pending:
-                self.workqueue[scope] = unit  # where it was: trials are begun in the order of their slots
+                self.workqueue[scope] = unit  # where it was: before those that were to follow it
         self.workqueue.update(waiting)
         for other in self.nodes:
             if other in self.registered_collections:  # a replacement that still collects gets its share later
@@ -60,6 +63,9 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
 
         xdist learns of a death a moment after the connection is closed, and sends in between.
         """
+        if not self.packed:
+            self.packed = True
+            self._pack()
         scope, unit = next(iter(self.workqueue.items()))
         try:
             super()._assign_work_unit(node)
@@ -67,6 +73,19 @@ class TrialScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships
             del self.assigned_work[node][scope]
             self.workqueue[scope] = unit
             self.workqueue.move_to_end(scope, last=False)
+
+    def _pack(self) -> None:
+        """Bring the trials of each suite into an order in which they fill the GPUs that they share."""
+        from pytest_autotune.packing import order_of
+
+        of_suite: dict[str, list[str]] = {}
+        for scope in self.workqueue:
+            path, _, name = scope.partition("::")
+            of_suite.setdefault(path, []).append(name)
+        for path, names in of_suite.items():
+            file = self.config.rootpath / path
+            for name in order_of(file, names, len(self.nodes)) if file.suffix in SUFFIXES else names:
+                self.workqueue.move_to_end(f"{path}::{name}" if name else path)
 
     def _report_lost(self, nodeids: Sequence[str], reason: str) -> None:
         for nodeid in nodeids:

@@ -14,17 +14,8 @@ from pytest_autotune.database import Database
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import StoreError
 from pytest_autotune.masking import mask, mask_argv, mask_text
-from pytest_autotune.records import (
-    BatchRecord,
-    MeasuredRecord,
-    Note,
-    RunRecord,
-    StartRecord,
-    SuiteRecord,
-    TrialRecord,
-    utc_now,
-)
-from pytest_autotune.rows import batch_record, run_record, trial_record
+from pytest_autotune.records import MeasuredRecord, Note, StartRecord, SuiteRecord, utc_now
+from pytest_autotune.rows import run_record, trial_records
 from pytest_autotune.sample_codec import CODEC, decode_samples, encode_samples
 from pytest_autotune.samples import Level
 from pytest_autotune.space import canonical
@@ -36,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
-    from pytest_autotune.records import Answers
+    from pytest_autotune.records import Answers, BatchRecord, RunRecord, TrialRecord
     from pytest_autotune.samples import Sample
     from pytest_autotune.slo import Status
     from pytest_autotune.space import Configuration, Value
@@ -143,9 +134,12 @@ class Store:
             newest = select(trials).where(of_slot).order_by(trials.c.attempt.desc()).limit(1).with_for_update()
             last = connection.execute(newest).first()
             if last is None:
-                attempt, configuration = 1, choose(_newest_attempts(_records(connection, _within(study, generation))))
+                attempt, configuration = (
+                    1,
+                    choose(_newest_attempts(trial_records(connection, _within(study, generation)))),
+                )
             else:
-                (earlier,) = _records(connection, trials.c.id == last.id)
+                (earlier,) = trial_records(connection, trials.c.id == last.id)
                 if last.state == "finished":
                     if not retry(earlier):
                         return Claim("recorded", earlier)
@@ -171,7 +165,7 @@ class Store:
                 heartbeat_at=now,
             )
             granted = connection.execute(new.returning(trials.c.id)).scalar_one()
-            (record,) = _records(connection, trials.c.id == granted)
+            (record,) = trial_records(connection, trials.c.id == granted)
         return Claim("granted", record)
 
     def heartbeat(self, trial: int) -> bool:
@@ -211,6 +205,12 @@ class Store:
                 answers=told,
             )
             if not kept:
+                raise _refusal(connection, trial)
+
+    def record_lease(self, trial: int, *, waited_s: float, cores: Sequence[int]) -> None:
+        """Note which cores a trial's server has for itself, and how long it has waited for what all share."""
+        with self._database.write() as connection:
+            if not self._touch(connection, trial, waited_s=waited_s, cores=list(cores)):
                 raise _refusal(connection, trial)
 
     def record_batch(self, trial: int, batch: BatchRecord, samples_of_batch: Sequence[Sample]) -> None:
@@ -299,19 +299,19 @@ class Store:
         """Return the newest attempt of each slot of the current generation, in the order of first claims."""
         with self._database.read() as connection:
             generation = _latest_generation(connection, study)
-            return () if generation is None else _newest_attempts(_records(connection, _within(study, generation)))
+            return () if generation is None else _newest_attempts(trial_records(connection, _within(study, generation)))
 
     def trial(self, trial: int) -> TrialRecord:
         """Return one attempt."""
         with self._database.read() as connection:
-            for record in _records(connection, trials.c.id == trial):
+            for record in trial_records(connection, trials.c.id == trial):
                 return record
         raise StoreError(f"there is no trial {trial} in this store")
 
     def trials_of_run(self, run_id: str) -> tuple[TrialRecord, ...]:
         """Return every attempt that the run claimed, interrupted ones too, in order."""
         with self._database.read() as connection:
-            return tuple(_records(connection, trials.c.run_id == run_id))
+            return tuple(trial_records(connection, trials.c.run_id == run_id))
 
     def samples(self, trial: int, level: Level) -> tuple[Sample, ...]:
         """Return the requests of a batch, times within half a microsecond of what was measured."""
@@ -434,15 +434,3 @@ def _within(study: str, generation: str) -> ColumnElement[bool]:
 
 def _newest_attempts(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     return tuple({record.slot: record for record in records}.values())
-
-
-def _records(connection: Connection, condition: ColumnElement[bool]) -> list[TrialRecord]:
-    """Return trials with their batches, in the order of claims.
-
-    Trials first: one that reads as finished then has all its batches, whatever is written meanwhile.
-    """
-    rows = connection.execute(select(trials).where(condition).order_by(trials.c.id)).all()
-    measured: dict[int, list[BatchRecord]] = {}
-    for batch in connection.execute(select(batches).join(trials).where(condition).order_by(batches.c.id)):
-        measured.setdefault(batch.trial_id, []).append(batch_record(batch))
-    return [trial_record(row, tuple(measured.get(row.id, ()))) for row in rows]

@@ -40,6 +40,7 @@ from pytest_autotune.slo import Certainty, Limit, Tier
 from pytest_autotune.space import Configuration, Parameter, Space
 from pytest_autotune.structured import DialectName
 from pytest_autotune.suite_accuracy import AccuracyGate
+from pytest_autotune.suite_cores import NONE, Cores
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import Terms
 from pytest_autotune.suite_gpus import GpuPool
@@ -92,7 +93,7 @@ class SearchBlock(Block):
     gpu_time_s: PositiveDuration | None = Field(
         default=None,
         alias="gpu_time",
-        description="Begin no trial after so much GPU time: the time of each trial times its GPUs.",
+        description="Begin no trial after so much GPU time: that of each trial since it has its GPUs, times those.",
         examples=["16h"],
     )
     patience: PositiveCount | None = Field(
@@ -265,6 +266,7 @@ class Suite(Plain):
 
     gpus: Count | None = None  # that one server takes; None: the engine tells, by its settings
     pool: InstanceOf[GpuPool] = GpuPool()  # that they are taken from
+    cores: InstanceOf[Cores] = NONE
     space: InstanceOf[Space] = Space(())  # from `parameters:`, `constraints:` and `forbidden:`
     slo: tuple[InstanceOf[Limit], ...] = ()
     steepness: float = 0.1
@@ -340,13 +342,14 @@ class Suite(Plain):
 
     def document(self) -> dict[str, Any]:
         """Return everything the suite says as JSON values in base units, with secrets masked."""
-        content = self.model_dump(mode="json", exclude={"space", "pool", "slo", "tiers", "gate"})
+        content = self.model_dump(mode="json", exclude={"space", "pool", "cores", "slo", "tiers", "gate"})
         content["parameters"] = [_described(parameter) for parameter in self.space.parameters]
         content["constraints"] = [constraint.text for constraint in self.space.constraints]
         content["forbidden"] = [
             {name: list(values) for name, values in forbidden.values.items()} for forbidden in self.space.forbidden
         ]
         content["pool"] = dataclasses.asdict(self.pool)
+        content["cores"] = dataclasses.asdict(self.cores)
         content["slo"] = [dataclasses.asdict(limit) for limit in self.slo]
         content["tiers"] = {tier.name: [dataclasses.asdict(limit) for limit in tier.limits] for tier in self.tiers}
         content["gate"] = dataclasses.asdict(self.gate)
@@ -381,6 +384,8 @@ class Suite(Plain):
             content["dialect"] = self.dialect
         if self.deploy == "docker":  # which image it is, its digest tells (`plan.make_plan`)
             content["docker"] = self.docker.model_dump(mode="json", exclude={"image", "pull"}, exclude_defaults=True)
+        if self.cores.leased:
+            content["cores"] = self.cores.per_server
         if files := fingerprints_of(self.load, self.path.parent):
             content["load_files"] = files
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

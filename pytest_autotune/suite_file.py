@@ -20,6 +20,7 @@ from pytest_autotune.spelling import nearest, show
 from pytest_autotune.structured import dialect_named, normalise
 from pytest_autotune.suite import Objective, Plain, Price, SearchBlock, Suite, TimeoutsBlock
 from pytest_autotune.suite_accuracy import ACCURACY_SCHEMA, AccuracyGate, read_accuracy
+from pytest_autotune.suite_cores import CORES_SCHEMA, NONE, Cores, read_cores
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gate import GATE_SCHEMA, Terms, read_gate
 from pytest_autotune.suite_gpus import GPUS_SCHEMA, Gpus, read_gpus
@@ -76,6 +77,12 @@ class SuiteFile(Plain):
         description="GPUs: how many one server takes, when the engine cannot tell from its settings (a number), which "
         "there are to take (auto: all; none; a list), or a mapping of that and when one of them is free.",
         examples=[2, "auto", [0, 1], {"per_server": 2, "pool": [0, 1, 2, 3], "memory": "90%"}, {"pretend": 8}],
+    )
+    cores: Annotated[Cores, PlainValidator(read_cores), WithJsonSchema(CORES_SCHEMA)] = Field(
+        default=NONE,
+        description="CPU cores of its own for each server, and others for the load generator: how many one server "
+        "takes (a number; auto: an equal share of all), none: all share all, or a mapping of that and which there are.",
+        examples=[4, "auto", {"per_server": 4, "generator": 2, "pool": ["0-15"]}],
     )
     parameters: Annotated[
         tuple[Parameter, ...], PlainValidator(notation.read_parameters), WithJsonSchema(notation.PARAMETERS_SCHEMA)
@@ -195,7 +202,7 @@ def _assemble(file: SuiteFile, space: Space, source: Source, path: Path) -> Suit
     objective, *tradeoffs = file.objective
     if file.load.api in ("embeddings", "rerank") and "objective" not in file.model_fields_set:
         objective = Objective(metric="request_throughput")
-    shared |= {"gpus": file.gpus.per_server, "pool": file.gpus.pool}
+    shared |= {"gpus": file.gpus.per_server, "pool": file.gpus.pool, "cores": file.cores}
     shared |= {"objective": objective, "tradeoffs": tuple(tradeoffs), "price": file.price, "gate": file.gate}
     shared["accuracy"] = file.accuracy
     shared["tiers"] = tuple(Tier(tier.name, _with_implicit(tier.limits, file)) for tier in file.tiers)

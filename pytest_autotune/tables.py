@@ -128,6 +128,8 @@ trials = Table(
     Column("argv", Json, nullable=False, default=[]),
     Column("effective", Json, nullable=False, default={}),
     Column("gpus", Integer, nullable=False, default=0),
+    Column("cores", Json, nullable=False, default=[]),
+    Column("waited_s", Double, nullable=False, default=0.0),
     Column("deploy_s", Double),
     Column("elapsed_s", Double),
     Column("server_log", PlainText, nullable=False, default=""),
@@ -267,9 +269,23 @@ def add_answers(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE trials ADD COLUMN answers TEXT"))
 
 
+def add_leases(connection: Connection) -> None:
+    """Keep which cores the server of a trial had, and how long the trial waited for what it shares with others."""
+    connection.execute(text("ALTER TABLE trials ADD COLUMN cores TEXT NOT NULL DEFAULT '[]'"))
+    connection.execute(text("ALTER TABLE trials ADD COLUMN waited_s DOUBLE PRECISION NOT NULL DEFAULT 0"))
+
+
 # Step n takes a store from version n to n + 1. The first creates the newest tables, so a new store
 # needs no other; a step added later changes only stores that an older release made.
-STEPS: tuple[Step, ...] = (create_tables, add_load_shapes, add_rulings, add_baselines, add_server, add_answers)
+STEPS: tuple[Step, ...] = (
+    create_tables,
+    add_load_shapes,
+    add_rulings,
+    add_baselines,
+    add_server,
+    add_answers,
+    add_leases,
+)
 
 
 def upgrade(connection: Connection, steps: Sequence[Step] = STEPS) -> None:

@@ -236,6 +236,7 @@ class LiveTrial:
             owner=bench.owner,
             on_phase=lambda phase: bench.announce(self, phase, None),
             gpus=0 if plan.installed.simulated and not plan.suite.pool.pretended else self.gpus,
+            on_waited=partial(self._note_lease, time.monotonic(), self.record.waited_s),
         )
         record = partial(record, server_log=str(launch.log))
         noted: dict[str, Any] = {"argv": (), "effective": {}, "deploy_s": None}
@@ -267,6 +268,13 @@ class LiveTrial:
 
         self._bench.announce(self, "accuracy", None)
         return ask(server, self.plan.exam, self.plan.suite)
+
+    def _note_lease(self, asked: float, before_s: float, cores: tuple[int, ...]) -> None:
+        """Record what was waited for since `asked`, beside what a deployment before has waited."""
+        if not self.recorded:
+            waited_s = before_s + time.monotonic() - asked
+            self.record = replace(self.record, waited_s=waited_s, cores=cores)
+            self._bench.store.record_lease(self.record.id, waited_s=waited_s, cores=cores)
 
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""

@@ -66,7 +66,7 @@ def _described(plan: Plan, trial: TrialRecord, levels: dict[str, dict[str, float
         engine=suite.engine,
         engine_version=plan.installed.version,
         model=suite.model,
-        hardware=fingerprint(),
+        hardware=fingerprint(per_server=suite.cores.per_server),
         configuration=dict(trial.configuration),
         server=Served.model_validate(served),
         load=workload(load),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_autotune import hardware
+from pytest_autotune.deploy.cores import servers_at_a_time
 from pytest_autotune.engines.requirements import gpus_in_pool, least_gpus
 from pytest_autotune.errors import AutotuneError
 from pytest_autotune.suite_file import load_suite
@@ -34,12 +35,16 @@ def workers_for(paths: Iterable[Path]) -> int | None:
 
 
 def _trials_at_a_time(suite: Suite) -> int:
-    """Return how often the least that a server of the suite takes is in its pool."""
+    """Return how often the least that a server of the suite takes is in its pools of GPUs and of cores."""
     if suite.deploy == "endpoint":
         return 1  # it is one server for all of them
     pool = 0 if suite.engine == _SIMULATED and not suite.pool.pretended else gpus_in_pool(suite)
     least = least_gpus(suite)
-    return pool // least if pool and least else _spare_cores()
+    by_gpus = pool // least if pool and least else None
+    if suite.cores.leased and (suite.cores.per_server is not None or by_gpus is None):
+        by_cores = servers_at_a_time(suite)
+        return by_cores if by_gpus is None else min(by_gpus, by_cores)
+    return _spare_cores() if by_gpus is None else by_gpus
 
 
 def _spare_cores() -> int:

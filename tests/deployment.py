@@ -12,6 +12,7 @@ from pytest_autotune.deploy import leftovers
 from pytest_autotune.deploy.server import Launch
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.suite import LoadBlock
+from pytest_autotune.suite_cores import NONE
 from pytest_autotune.suite_gpus import GpuPool
 
 SCRIPT = Path(__file__).with_name("deploy_server.py")
@@ -52,7 +53,9 @@ class ScriptEngine:
         return {"lines": len(log.splitlines())}
 
 
-def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None, load=None, pool=None):
+def make_suite(
+    *, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=None, url=None, load=None, pool=None, cores=NONE
+):
     return SimpleNamespace(
         name="chat",
         env=env or {},
@@ -62,6 +65,7 @@ def make_suite(*, start_s=20.0, ready_s=20.0, stop_s=1.0, env=None, model_name=N
         timeouts=SimpleNamespace(start_s=start_s, ready_s=ready_s, stop_s=stop_s),
         load=load or LoadBlock(),
         pool=pool or GpuPool(),
+        cores=cores,
     )
 
 

@@ -9,12 +9,13 @@ from pytest_autotune.deploy.server import Launch
 from pytest_autotune.engines.command import CommandEngine
 from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.suite import Suite, TimeoutsBlock
+from pytest_autotune.suite_cores import NONE
 from pytest_autotune.suite_docker import DockerBlock
 from pytest_autotune.suite_gpus import GpuPool
 from tests.image import IMAGE
 
 
-def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, gpus=0, pool=None, **docker):
+def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, gpus=0, pool=None, cores=NONE, **docker):
     """Return a launch of the embedded engine, or of a piece of Python."""
     docker = DockerBlock(**{"image": IMAGE, "pull": "never", "shm_bytes": 2**26, **docker})
     suite = Suite(
@@ -28,6 +29,7 @@ def docker_launch(log, *, owner="", code=None, phases=None, stop_s=1.0, gpus=0, 
         timeouts=TimeoutsBlock(start_s=30.0, ready_s=30.0, stop_s=stop_s),
         path=Path("boxed.yaml"),
         pool=pool or GpuPool(),
+        cores=cores,
     )
     return Launch(
         suite=suite,

@@ -107,7 +107,7 @@ BROKEN = [
     ),
     pytest.param(
         HEAD + "zzz: 1\n",
-        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, load, search, timeouts, gpus, parameters, constraints, forbidden, slo, tiers, objective, price, accuracy, gate",
+        "chat.yaml:4: zzz: unknown key; allowed: name, engine, model, deploy, docker, description, fixed, env, engine_python, command, dialect, url, model_name, load, search, timeouts, gpus, cores, parameters, constraints, forbidden, slo, tiers, objective, price, accuracy, gate",
         id="unknown key unlike any",
     ),
     pytest.param(
@@ -1379,7 +1379,19 @@ KEYS = [
     "url",
     "model_name",
 ]
-KEYS += ["gpus", "load", "objective", "search", "timeouts", "parameters", "constraints", "forbidden", "slo", "accuracy"]
+KEYS += [
+    "gpus",
+    "cores",
+    "load",
+    "objective",
+    "search",
+    "timeouts",
+    "parameters",
+    "constraints",
+    "forbidden",
+    "slo",
+    "accuracy",
+]
 
 
 @FUZZ

@@ -33,6 +33,11 @@ def test_a_running_trial_costs_what_it_has_cost_so_far():
     assert cost_of([running], START + timedelta(seconds=40)) == Cost(1, 60.0, 30.0)
 
 
+def test_waiting_for_gpus_takes_time_and_no_gpu_time():
+    waited = replace(lasting(1, 0, 60, gpus=8), waited_s=45.0)
+    assert cost_of([waited], START) == Cost(deployments=1, gpu_time_s=8 * 15, time_s=60)
+
+
 def test_a_trial_that_started_no_server_is_no_deployment():
     assert cost_of([replace(lasting(1, 0, 1), server_log="")], START).deployments == 0
 

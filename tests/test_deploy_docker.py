@@ -23,6 +23,7 @@ from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect, image_
 from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.engines.engine import CauseKind
 from pytest_autotune.errors import DeployError, Infeasible
+from pytest_autotune.suite_cores import Cores
 from pytest_autotune.suite_docker import read_run
 from pytest_autotune.suite_gpus import GpuPool
 from tests import image
@@ -85,6 +86,16 @@ def test_a_container_is_told_which_pretended_gpus_it_has_and_docker_is_asked_for
         assert "PYTEST_AUTOTUNE_GPUS=0,1" in attributes["Config"]["Env"]
         assert not attributes["HostConfig"]["DeviceRequests"]
     assert phases == ["on pretended GPUs 0, 1", "start", "ready"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_container_runs_on_its_cores(engine, containers, tmp_path):
+    generator, own, *_ = sorted(os.sched_getaffinity(0))
+    launch = docker_launch(tmp_path / "server.log", cores=Cores(per_server=1, members=(generator, own)))
+    with DockerDeployer().deploy(launch) as server:
+        assert engine.containers.get(server.model_name).attrs["HostConfig"]["CpusetCpus"] == str(own)
+        assert os.sched_getaffinity(0) == {generator}
+    assert f"--cpuset-cpus={own}" in server.argv
 
 
 def test_a_container_gets_the_gpus_that_were_leased_or_any_where_nobody_keeps_count():

@@ -54,9 +54,10 @@ def test_every_key_of_the_gate_is_documented_with_its_default():
     assert documented["pairs"][0] == f"`{SCHEMA['properties']['gate']['properties']['pairs']['default']}`"
 
 
-def test_every_key_of_gpus_is_documented_with_its_default():
-    documented = table(SUITES, "GPUs")
-    keys = SCHEMA["properties"]["gpus"]["anyOf"][-1]["properties"]
+@pytest.mark.parametrize(("heading", "key"), [("GPUs", "gpus"), ("Cores", "cores")])
+def test_every_key_of_what_is_leased_is_documented_with_its_default(heading, key):
+    documented = table(SUITES, heading)
+    keys = SCHEMA["properties"][key]["anyOf"][-1]["properties"]
     assert documented.keys() == keys.keys()
     for key, field in keys.items():
         if "default" in field:

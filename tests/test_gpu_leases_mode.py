@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
+import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from pytest_autotune import hardware
+from pytest_autotune.budget import cost_of
+from pytest_autotune.deploy import locks
+from pytest_autotune.deploy.gpus import leased
+from pytest_autotune.suite_gpus import GpuPool
+from tests.deployment import eventually, make_launch
 
 SUITE = """\
 name: packed
@@ -59,6 +68,26 @@ def test_parallel_trials_take_what_they_need_and_never_share_it(project, leases)
     with project.store() as store:
         (run,) = store.runs()
         assert {trial.slot: trial.gpus for trial in store.trials_of_run(run.id)} == sizes
+
+
+def test_gpu_time_begins_when_the_wait_for_gpus_is_over(project, leases, monkeypatch):
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(project.path))  # as `leases` tells the run
+    project.suite(SUITE.replace("[16, 64]", "[16]").replace("[1, 2, 4]", "[4]"))
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tolerant_load", "suites", "--autotune"]
+    with contextlib.ExitStack() as elsewhere:
+        elsewhere.enter_context(leased(make_launch(Path(), gpus=5, pool=GpuPool(pretended=8))))
+        with project.pytester.popen(argv) as running:
+            eventually(lambda: list(locks.runtime_directory().glob("gpu/queue.[0-9]*")))
+            time.sleep(0.5)
+            elsewhere.close()
+            output = running.stdout.read().decode()
+    assert running.returncode == 0, output
+    with project.store() as store:
+        (run,) = store.runs()
+        (trial,) = store.trials_of_run(run.id)
+    assert trial.waited_s >= 0.5
+    lasted_s = (trial.ended_at - trial.started_at).total_seconds()
+    assert cost_of([trial], trial.ended_at).gpu_time_s == pytest.approx(4 * (lasted_s - trial.waited_s))
 
 
 def test_a_trial_that_will_never_fit_is_one_error_and_the_others_go_on(project, leases):

@@ -24,6 +24,7 @@ def scheduler(*workers):
     items = [f"a.yaml::trial-{number}::{item}" for number in (0, 1) for item in ("deploy", "c1")]
     made = TrialScheduling.__new__(TrialScheduling)  # its constructor wants a whole pytest config
     made.log = lambda *_: None
+    made.packed = True
     made.assigned_work = {worker: {} for worker in workers}
     made.registered_collections = dict.fromkeys(workers, items)
     made.workqueue = OrderedDict(

@@ -1,7 +1,10 @@
 """The guard: a process of its own that starts one server and outlives pytest by just enough to kill all of it.
 
-Run as ``python -I -S _guard.py <watch fd> <status fd> <grace s> <owner pid> <owner start> -- argv...``; standard
-library only, and no import of this package, because it must start in milliseconds whatever happens to the owner.
+Run as ``python -I -S _guard.py <watch fd> <status fd> <grace s> <owner pid> <owner start> <cores> -- argv...``;
+standard library only, and no import of this package, because it must start in milliseconds whatever happens to the
+owner.
+
+* The server runs on the cores that are named, separated by commas; where none are, on those of its owner.
 
 * The guard is the *subreaper* of the server: whatever daemonises below it is re-parented to it, so
   "no children left" means that no process of the deployment is left anywhere.
@@ -110,8 +113,10 @@ def send(process: Process, *signals: signal.Signals) -> bool:
 
 
 class _Guard:
-    def __init__(self, *, watch: int, status: int, grace_s: float, owner: tuple[int, int]) -> None:
-        self.watch, self.status, self.grace_s, self.owner = watch, status, grace_s, owner
+    def __init__(
+        self, *, watch: int, status: int, grace_s: float, owner: tuple[int, int], cores: tuple[int, ...]
+    ) -> None:
+        self.watch, self.status, self.grace_s, self.owner, self.cores = watch, status, grace_s, owner, cores
         self.me = os.getpid()
         self.server = 0
         self.exited = False
@@ -175,6 +180,8 @@ class _Guard:
                     signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.setsid()
+            if self.cores:
+                os.sched_setaffinity(0, self.cores)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() == self.me:  # else the guard died before the line above took effect
                 os.execvpe(argv[0], argv, environment)  # noqa: S606 - an argv list, never a shell
@@ -255,9 +262,13 @@ def _drain(fd: int) -> None:
 
 
 def _main(arguments: list[str]) -> None:
-    watch, status, grace_s, owner_pid, owner_start, _, *argv = arguments
+    watch, status, grace_s, owner_pid, owner_start, cores, _, *argv = arguments
     guard = _Guard(
-        watch=int(watch), status=int(status), grace_s=float(grace_s), owner=(int(owner_pid), int(owner_start))
+        watch=int(watch),
+        status=int(status),
+        grace_s=float(grace_s),
+        owner=(int(owner_pid), int(owner_start)),
+        cores=tuple(int(core) for core in cores.split(",") if core),
     )
     guard.run(argv)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.deploy import gpus, leftovers
+from pytest_autotune.deploy import cores, gpus, leftovers
 from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
@@ -49,6 +49,7 @@ _OPTIONS = {  # of docker-py, as ``docker run`` has them
     "ipc_mode": "ipc",
     "network": "network",
     "user": "user",
+    "cpuset_cpus": "cpuset-cpus",
 }
 _CACHE = "/models"  # in the container: the cache of hub models
 _WITHOUT_FILES = ("sim",)  # engines whose model is but a name
@@ -63,8 +64,8 @@ class DockerDeployer:
         """Start a container, wait until its server is ready, and remove it on exit."""
         with contextlib.ExitStack() as held:
             client = held.enter_context(contextlib.closing(connect()))
-            taken = held.enter_context(gpus.leased(launch))
-            yield _start(client, launch, taken, held)
+            taken = held.enter_context(gpus.leased(launch)), held.enter_context(cores.leased(launch))
+            yield _start(client, launch, *taken, held)
 
     def missing(self, suite: Suite) -> tuple[str, ...]:
         """Say that there is no Docker engine here, or not the image that is not to be pulled."""
@@ -268,7 +269,9 @@ def _knock(where: str) -> None:
             probe.connect(path)
 
 
-def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contextlib.ExitStack) -> DockerServer:
+def _start(
+    client: DockerClient, launch: Launch, taken: gpus.Lease, processors: cores.Lease, held: contextlib.ExitStack
+) -> DockerServer:
     """Return a ready server whose teardown is pushed to `held`."""
     from pytest_autotune.deploy.container import GIVEN, Spec
 
@@ -278,6 +281,7 @@ def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contex
     command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, name))  # noqa: S104
     variables = {
         "PYTHONUNBUFFERED": "1",
+        **processors.variables,
         "HF_HUB_CACHE": _CACHE,
         **_inherited(),
         **suite.env,
@@ -298,7 +302,7 @@ def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contex
         gpus=0 if taken.gpus else launch.gpus,
         devices=taken.uuids,
         volumes=_volumes(suite),
-        options=suite.docker.options(),
+        options={**suite.docker.options(), **processors.options},
     )
     log = open_log(launch.log)
     held.callback(_await_removal, client, name)
@@ -312,7 +316,7 @@ def _start(client: DockerClient, launch: Launch, taken: gpus.Lease, held: contex
             },
             output=log.fd,
             grace_s=suite.timeouts.stop_s + _REMOVAL_S,
-            keep=taken.fds,
+            keep=(*taken.fds, *processors.fds),
         )
     finally:
         os.close(log.fd)

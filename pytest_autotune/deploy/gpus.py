@@ -105,9 +105,11 @@ def leased(launch: Launch) -> Iterator[Lease]:
         try:
             taken = held.enter_context(Shared(_KIND, tuple(named)).held(chosen, wait_s=pool.wait_s, tell=tell))
         except DeployError as error:
+            launch.on_waited(())
             raise DeployError(f"no {count(needed, 'GPU')} (gpus: wait): {error}") from error
         lease = Lease(tuple(named[uuid] for uuid in taken.names), taken.fds, pretended=pool.pretended > 0)
         before = states_of(lease.gpus, pool)
+        launch.on_waited(())
         launch.on_phase(f"on {lease}")
         try:
             yield lease

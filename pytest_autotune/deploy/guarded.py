@@ -30,11 +30,19 @@ class GuardedProcess:
     """
 
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], output: int, grace_s: float, keep: Sequence[int] = ()
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: int,
+        grace_s: float,
+        keep: Sequence[int] = (),
+        cores: Sequence[int] = (),
     ) -> None:
         """Start `argv` with exactly `env`, stdout and stderr going to the descriptor `output`.
 
-        The guard inherits the descriptors in `keep` and holds them until everything is gone.
+        The guard inherits the descriptors in `keep` and holds them until everything is gone. The server and all that it
+        starts run on `cores`, without any on those of this process.
         """
         self.pid: int | None = None  # of the server itself, known as soon as the guard has started it
         self.returncode: int | None = None  # of the server itself; negative for a signal
@@ -55,6 +63,7 @@ class GuardedProcess:
                         [
                             *(sys.executable, "-I", "-S", str(Path(_guard.__file__))),
                             *(str(watched), str(reported), str(grace_s), str(owner.pid), str(owner.start)),
+                            ",".join(map(str, cores)),
                             *("--", *argv),
                         ],
                         env=dict(env),

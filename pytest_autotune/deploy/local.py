@@ -1,4 +1,4 @@
-"""Deploying a server as processes of this machine: port and GPUs leased, a guard, readiness in phases, nothing left."""
+"""Deploying a server as processes of this machine: port, GPUs and cores leased, a guard, phases, nothing left over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_autotune.deploy import cgroup, gpus, leftovers, ports
+from pytest_autotune.deploy import cgroup, cores, gpus, leftovers, ports
 from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
@@ -42,7 +42,7 @@ class LocalDeployer:
                 "start the server yourself and use deploy: endpoint"
             )
         with contextlib.ExitStack() as held:
-            taken = held.enter_context(gpus.leased(launch))
+            taken = held.enter_context(gpus.leased(launch)), held.enter_context(cores.leased(launch))
             yield _start(launch, taken, held)
 
     def sweep(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class LocalServer(GuardedServer):
         )
 
 
-def _start(launch: Launch, taken: gpus.Lease, held: contextlib.ExitStack) -> LocalServer:
+def _start(launch: Launch, taken: tuple[gpus.Lease, cores.Lease], held: contextlib.ExitStack) -> LocalServer:
     """Return a ready server whose teardown is pushed to `held`; try other ports when one turns out to be taken."""
     tried: list[int] = []
     note = ""
@@ -117,8 +117,14 @@ def _start(launch: Launch, taken: gpus.Lease, held: contextlib.ExitStack) -> Loc
 
 
 def _launch_on(
-    lease: ports.Lease, launch: Launch, taken: gpus.Lease, *, note: str, held: contextlib.ExitStack
+    lease: ports.Lease,
+    launch: Launch,
+    taken: tuple[gpus.Lease, cores.Lease],
+    *,
+    note: str,
+    held: contextlib.ExitStack,
 ) -> LocalServer:
+    devices, processors = taken
     suite, engine = launch.suite, launch.engine
     name = suite.model_name or f"{suite.name}-{secrets.token_hex(4)}"
     address = Address(ports.LOOPBACK, lease.port, name)
@@ -128,16 +134,17 @@ def _launch_on(
     try:
         process = GuardedProcess(
             command.argv,
-            env=_environment(command, launch, taken),
+            env=_environment(command, launch, devices, processors),
             output=log.fd,
             grace_s=suite.timeouts.stop_s,
-            keep=(lease.fd, *taken.fds),
+            keep=(lease.fd, *devices.fds, *processors.fds),
+            cores=processors.cores,
         )
     finally:
         os.close(log.fd)
     held.callback(_tell_remarks, process)
     held.enter_context(process)
-    started = {"argv": command.argv, "log": log, "process": process, "gpus": taken.real}
+    started = {"argv": command.argv, "log": log, "process": process, "gpus": devices.real}
     return LocalServer(launch, address, oom_kills=oom_kills, **started)
 
 
@@ -155,16 +162,17 @@ def _tell_remarks(process: GuardedProcess) -> None:
         _logger.warning("%s", remark)
 
 
-def _environment(command: Command, launch: Launch, taken: gpus.Lease) -> dict[str, str]:
+def _environment(command: Command, launch: Launch, devices: gpus.Lease, processors: cores.Lease) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not _LEAKING.match(name)}
     env = {
         "PYTHONUNBUFFERED": "1",  # the last lines before a crash are the ones that tell
         # setproctitle, as vLLM uses it, would overwrite the environment that `leftovers` reads
         "SPT_NOENV": "1",
+        **processors.variables,
         **inherited,
         **launch.suite.env,
         **command.env,  # where the engine has filled in what the suite writes as ${NAME}
-        **taken.variables,
+        **devices.variables,
         leftovers.OWNER: launch.owner,
     }
     for name in ("NO_PROXY", "no_proxy"):

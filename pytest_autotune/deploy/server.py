@@ -26,6 +26,8 @@ class Launch:
     owner: str  # of `leftovers.owner_id(run_id)`: how leftovers of a dead run are recognised
     on_phase: Callable[[str], None]  # called with "start", "ready" and the like as the deployment enters each
     gpus: int = 0  # of the suite's pool, that the server takes; a simulated one takes none of the machine's
+    # Called each time that a wait for what is shared with others is over, in vain or not, with the cores that are held.
+    on_waited: Callable[[tuple[int, ...]], None] = lambda _cores: None
 
 
 class Server(Protocol):
@@ -58,7 +60,7 @@ class Deployer(Protocol):
     Entering raises `Infeasible` when the server refused its configuration, `DeployError` for
     anything else; both carry the end of the log. Exiting returns only when every process (or
     container) of the deployment is gone, whatever happened inside. One that runs servers on this
-    machine takes their GPUs by `pytest_autotune.deploy.gpus.leased`.
+    machine takes their GPUs by `pytest_autotune.deploy.gpus.leased`, and then their cores by that of `cores`.
     """
 
     def deploy(self, launch: Launch) -> AbstractContextManager[Server]:

@@ -101,8 +101,8 @@ class VllmEngine(EngineDefaults):
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same.
 
-        A build for CPUs gets all cores but one, unless the suite binds its threads itself
-        (``VLLM_CPU_OMP_THREADS_BIND``): its processes spin while they work, and a load generator
+        A build for CPUs gets all cores but one, unless it is given some (`suite.cores`), or the suite binds its
+        threads itself (``VLLM_CPU_OMP_THREADS_BIND``): its processes spin while they work, and a load generator
         that has to share a core with them is stalled for tenths of a second.
         """
         installation = self._installation(suite)
@@ -117,7 +117,8 @@ class VllmEngine(EngineDefaults):
         return Command(tuple(argv), {"VLLM_SERVER_DEV_MODE": "1", **requirements.environment_of(suite)})
 
     def _may_bind(self, suite: Suite, installation: Installation) -> bool:
-        return suite.deploy == "local" and installation.device == "cpu" and _THREADS not in suite.env
+        bound = suite.cores.leased or _THREADS in suite.env
+        return suite.deploy == "local" and installation.device == "cpu" and not bound
 
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return the product of the parallel sizes; 0 on a build for CPUs."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from pytest_autotune.hardware import cores
+from pytest_autotune.hardware import cores, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Machine:
         server = {} if self._server is None else self._processes(self._server())
         self._known = ours | server
         per_cpu = psutil.cpu_times(percpu=True)
-        allowed = [per_cpu[index] for index in os.sched_getaffinity(0) if index < len(per_cpu)]
+        allowed = [per_cpu[index] for index in usable_cores() if index < len(per_cpu)]
         memory = psutil.virtual_memory()
         return Reading(
             at_s=monotonic(),
