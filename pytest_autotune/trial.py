@@ -10,11 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_autotune.batches import (
-    record_of,
-    record_of_lost,
     screening_of,
-    watch_of,
-    when_resolved,
     workload_until_resolved,
 )
 from pytest_autotune.bench import NOTHING_DEPLOYED, NotRun, claim_of, recall
@@ -23,26 +19,23 @@ from pytest_autotune.confirmation import confirms
 from pytest_autotune.errors import BenchmarkError, ClientSaturated, DeployError, Infeasible
 from pytest_autotune.feasibility import NOT_LAUNCHED
 from pytest_autotune.files import file_name
-from pytest_autotune.liveness import silent, why_dead
+from pytest_autotune.loading import Loading
 from pytest_autotune.probing import level_to_beat, value_to_beat
 from pytest_autotune.recorded import failure_of
-from pytest_autotune.records import BatchRecord, utc_now
 from pytest_autotune.selection import judge_batches, judge_record, judge_trial, slo_lines
 from pytest_autotune.slo import Status
 from pytest_autotune.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime
 
     from pytest_autotune.bench import Bench, Plan, Slot
     from pytest_autotune.deploy.server import Server
-    from pytest_autotune.engines.engine import Cause
-    from pytest_autotune.load.generator import Progress, Target, Workload
-    from pytest_autotune.records import Answers, TrialRecord
+    from pytest_autotune.load.generator import Workload
+    from pytest_autotune.records import Answers, BatchRecord, TrialRecord
     from pytest_autotune.samples import Level, Sample
     from pytest_autotune.screening import Screening
-    from pytest_autotune.slo import Ruling, Verdict
+    from pytest_autotune.slo import Verdict
     from pytest_autotune.space import Configuration
 
 log = logging.getLogger(__name__)
@@ -80,7 +73,7 @@ class LiveTrial:
         self._begun = time.monotonic()
         self._resources = ExitStack()
         self._server: Server | None = None
-        self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
+        self._loading: Loading | None = None  # of that server
         self.batches: dict[Level, BatchRecord] = {}
         self.screened_out = ""  # why this configuration cannot win, once that is known
         compares = plan.baseline is not None  # all of both sides is measured: nothing is in search of a best
@@ -324,10 +317,15 @@ class LiveTrial:
 
     def _run_batch(self, level: Level, screening: Screening | None = None) -> None:
         server = self.server()
+        if self._loading is None:
+            announce = partial(self._bench.announce, self)
+            self._loading = Loading(
+                server, self.plan, self._bench.generator, name=self.slot.name, gpus=self.gpus, announce=announce
+            )
         workers: int | None = self.plan.suite.load.workers
         for attempt in range(1, ATTEMPTS + 1):
             workload = replace(self._workload(level, attempt), workers=workers)
-            record, samples = self._load(server, level, workload, screening)
+            record, samples = self._loading.batch(level, workload, screening)
             if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
                 break
             screening = None  # other requests are sent now
@@ -340,6 +338,8 @@ class LiveTrial:
             self.screened_out = screening.dropped
             log.info("%s %s: %s", self.slot.name, Status.SCREENED_OUT, self.screened_out)
             return
+        if record.status == "died":
+            self.end = record
         self._bench.store.record_batch(self.record.id, record, samples)
         self.batches[level] = record
         self._measured[level] = MeasuredBatch(record, samples, self._judge(record))
@@ -354,95 +354,6 @@ class LiveTrial:
             repetition = f"{repetition} {self.slot.name}"
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
         return workload_until_resolved(suite, level, seed=seed)
-
-    def _load(
-        self, server: Server, level: Level, workload: Workload, screening: Screening | None
-    ) -> tuple[BatchRecord, tuple[Sample, ...]]:
-        """Load the server once; what comes back has not been recorded yet."""
-        suite, load = self.plan.suite, self.plan.suite.load
-        started_at = utc_now()
-        target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
-        limit_s = suite.timeouts.for_batch(workload, load.generator)
-        deadline = time.monotonic() + limit_s
-        remarks = self._forget(target, workload)
-        decided: dict[str, Ruling] = {}
-
-        def overdue() -> str | None:
-            late = time.monotonic() > deadline
-            return f"not finished within {limit_s:g} s (timeouts.batch)" if late else None
-
-        def progressed(progress: Progress) -> None:
-            watch.note(progress.phase)
-            self._bench.announce(self, level.name, progress)
-
-        watch = watch_of(server, self.plan.engine.abilities, headers=target.headers)
-        try:
-            with watch:
-                measurement = self._bench.generator.run(
-                    target,
-                    level,
-                    workload,
-                    died=lambda: server.died() or overdue(),
-                    on_progress=progressed,
-                    **when_resolved(suite, level, decided, screening),
-                )
-        except BenchmarkError as error:
-            cause = server.died() or (self._why_dead(server) if overdue() else None)
-            return self._lost(level, started_at, overdue() or str(error), cause), ()
-        if silent(measurement.samples) and (cause := self._why_dead(server)):
-            return self._lost(level, started_at, "", cause), tuple(measurement.samples)
-        seen = watch.figures(measurement.opened_s, measurement.window_s)
-        record = record_of(measurement, started_at, suite, gpus=self.gpus, decided=decided, server=seen)
-        return replace(record, remarks=(*record.remarks, *remarks)), tuple(measurement.samples)
-
-    def _why_dead(self, server: Server) -> Cause | None:
-        return why_dead(server, self.plan.engine, self.plan.suite)
-
-    def _lost(self, level: Level, started_at: datetime, reason: str, cause: Cause | None) -> BatchRecord:
-        lost = record_of_lost(level, started_at, reason, cause)
-        if cause is not None:
-            self.end = lost
-            tail = "" if self._server is None else self._server.log_tail()
-            log.info("%s died at %s: %s\n%s", self.slot.name, level, cause, tail)
-        return lost
-
-    def _forget(self, target: Target, workload: Workload) -> tuple[str, ...]:
-        """Have the server forget what earlier batches sent; return what readers of the next one's numbers should know.
-
-        Made-up prompts are others in each batch: where they stay in the cache nothing is faster for it.
-        """
-        from pytest_autotune.caching import empty_prefix_cache
-
-        if self.plan.suite.load.keep_cache:
-            return ()
-        problem = empty_prefix_cache(target.url, self.plan.engine.abilities, headers=target.headers)
-        again = bool(self.batches) and any(row.text or row.turns for row in workload.rows)
-        return (f"may be faster for prompts that it was sent before: {problem}",) if problem and again else ()
-
-    def _target(self, server: Server, *, made_up: bool) -> Target:
-        """Return what is loaded, with how the server counts made-up texts; it is asked once per trial."""
-        from pytest_autotune.load.calibrate import calibrate
-        from pytest_autotune.load.generator import Target
-        from pytest_autotune.load.plan import headers_of
-
-        abilities, load = self.plan.engine.abilities, self.plan.suite.load
-        target = Target(
-            url=server.url,
-            model=server.model_name,
-            api=load.api,
-            token_ids=abilities.token_ids and load.api == "completions",
-            ignore_eos=abilities.ignore_eos,
-            headers=headers_of(load),
-            uuids=abilities.uuids,
-            keeps_connections=abilities.keeps_connections,
-            template_tokens=self._template_tokens or 0,
-        )
-        if target.token_ids or not made_up or self._template_tokens is not None:
-            return target
-        calibration = calibrate(target)
-        log.info("%s: %s", self.slot.name, calibration.finding)
-        self._template_tokens = calibration.target.template_tokens
-        return calibration.target
 
     def _death(self, record: BatchRecord) -> DeployError:
         from pytest_autotune.engines.engine import CauseKind

@@ -60,6 +60,7 @@ LAYERS = [
         "beginning",
         "batches",
         "liveness",
+        "loading",
         "caching",
         "examining",
         "bench",
