@@ -50,8 +50,7 @@ class GuardedServer:
     ) -> None:
         """`gpus` are the indices of those of this machine that it was given."""
         self.url = url
-        own_name = launch.engine.abilities.own_name
-        self.model_name = model_name if own_name is None else own_name(launch.suite)
+        self.model_name = model_name
         self.argv = mask_argv(argv)
         self.started_s = 0.0
         self.effective: Mapping[str, Value] = {}

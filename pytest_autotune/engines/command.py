@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import requirements
-from pytest_autotune.engines.defaults import EngineDefaults
+from pytest_autotune.engines import causes, requirements
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
 from pytest_autotune.engines.neutral import contradiction, dialect_of, told
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.dialects import Dialect
-    from pytest_autotune.engines.engine import Address
+    from pytest_autotune.engines.engine import Address, Knob
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -33,11 +34,12 @@ _FIND_MODULE = (
 _LOOK_S = 30.0
 
 
-class CommandEngine(EngineDefaults):
+class CommandEngine:
     """A server of unknown make: what it takes is what the suite's `command` says, and plain OpenAI."""
 
     name = "command"
     abilities = Abilities()
+    memory_knobs: Mapping[str, Knob] = MappingProxyType({})
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the executable (and Python module), the model and GPUs."""
@@ -81,6 +83,22 @@ class CommandEngine(EngineDefaults):
             return None
         lacking = requirements.too_few_for(suite, self.gpus(suite, configuration))
         return Cause(CauseKind.BAD_ARGUMENT, lacking) if lacking else None
+
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
+        """Return None: nothing is known of a server of unknown make."""
+        return None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
+        """Return None, as of what it serves."""
+        return None
+
+    def classify(self, log: str, returncode: int | None) -> Cause:
+        """Say why a server died or never became ready."""
+        return causes.classify(log, returncode)
+
+    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002 - the contract's name
+        """Return nothing: logs of unknown servers are not understood."""
+        return {}
 
     def _needs_gpus(self, suite: Suite) -> bool:
         names = [*suite.fixed, *(parameter.name for parameter in suite.space.parameters)]

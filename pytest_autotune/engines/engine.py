@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from pytest_autotune.engines.metric_names import MetricNames
     from pytest_autotune.engines.roofline import Layout, Served
@@ -119,7 +119,6 @@ class Abilities:
     metrics: MetricNames | None = None  # its Prometheus page; None: it has none, or nobody knows the names
     health: str = "/health"  # path that answers 200 when the HTTP front is up
     uuids: bool = False  # refuses a request whose x-request-id is none
-    own_name: Callable[[Suite], str] | None = None  # what its servers call the model, whatever they are told
     keeps_connections: bool = True  # False: it closes them after a streamed answer without saying so
 
 

@@ -11,9 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_autotune.deploy.docker import in_container
-from pytest_autotune.engines import gguf, llamacpp_help, metric_names, requirements
+from pytest_autotune.engines import causes, gguf, llamacpp_help, metric_names, requirements
 from pytest_autotune.engines.command import executable_of
-from pytest_autotune.engines.defaults import EngineDefaults
 from pytest_autotune.engines.dialects import LLAMACPP as DIALECT
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
 from pytest_autotune.engines.flags import to_argv, with_reserved
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Flag, Knob
+    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -65,7 +65,7 @@ class _Server:
     devices: int  # beside the processor; 0 where it can use none
 
 
-class LlamaCppEngine(EngineDefaults):
+class LlamaCppEngine:
     """llama.cpp's OpenAI-compatible server: the ``llama-server`` in ``PATH``, or what the suite's `command` names."""
 
     name = "llamacpp"
@@ -141,6 +141,18 @@ class LlamaCppEngine(EngineDefaults):
         if isinstance(kept, str) and _QUANTIZED.match(kept) and settings.get("flash-attn") == "off":
             return Cause(CauseKind.BAD_ARGUMENT, f"cache-type-v {kept} is quantized, which needs flash-attn")
         return None
+
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
+        """Return None: what such a server can do at best is not known."""
+        return None
+
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
+        """Return None, as of what it serves."""
+        return None
+
+    def classify(self, log: str, returncode: int | None) -> Cause:
+        """Say why a server died or never became ready."""
+        return causes.classify(log, returncode)
 
     def effective(self, log: str) -> Mapping[str, Value]:
         """Read back slots, context, threads and batches, which llama.cpp may choose by itself."""

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator, get_args  # noqa: UP035 - also runs where collections.abc is not subscriptable
 
-PACKAGES = {"vllm": "vllm", "sglang": "sglang", "llama-cpp-python": "llama_cpp", "tensorrt-llm": "tensorrt_llm"}
+PACKAGES = {"vllm": "vllm", "sglang": "sglang", "llama-cpp-python": "llama_cpp"}
 
 
 def where(engine: str) -> dict[str, Any]:
@@ -40,12 +40,7 @@ def version_of(distribution: str) -> str:
 
 def flags(engine: str) -> dict[str, Any]:
     """Return the engine's version, the platform it was built for, and every flag of its API server."""
-    tell = {
-        "vllm": flags_of_vllm,
-        "sglang": flags_of_sglang,
-        "llama-cpp-python": flags_of_llama_cpp,
-        "tensorrt-llm": flags_of_tensorrt_llm,
-    }
+    tell = {"vllm": flags_of_vllm, "sglang": flags_of_sglang, "llama-cpp-python": flags_of_llama_cpp}
     return tell[engine]()
 
 
@@ -84,23 +79,6 @@ def flags_of_llama_cpp() -> dict[str, Any]:
         flag["choices"] = list(words) if words and all(isinstance(word, str) for word in words) else []
     device = "gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu"
     return {"version": llama_cpp.__version__, "device": device, "flags": told}
-
-
-def flags_of_tensorrt_llm() -> dict[str, Any]:
-    """Ask the command of ``trtllm-serve``, which is made with click."""
-    command = importlib.import_module("tensorrt_llm.commands.serve").serve
-    told = [
-        {
-            "name": option[2:],
-            "default": plain(parameter.default),
-            "choices": [str(choice) for choice in getattr(parameter.type, "choices", ())],
-            "boolean": bool(getattr(parameter, "is_flag", False)),
-        }
-        for parameter in command.params
-        for option in parameter.opts
-        if option.startswith("--")
-    ]
-    return {"version": version_of("tensorrt-llm"), "device": "cuda", "flags": told}
 
 
 def flags_in(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:

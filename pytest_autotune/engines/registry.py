@@ -13,8 +13,6 @@ BUILTIN = {
     "sglang": ("pytest_autotune.engines.sglang", "SglangEngine"),
     "llamacpp": ("pytest_autotune.engines.llamacpp", "LlamaCppEngine"),
     "llama-cpp-python": ("pytest_autotune.engines.llama_cpp_python", "LlamaCppPythonEngine"),
-    "tgi": ("pytest_autotune.engines.tgi", "TgiEngine"),
-    "trtllm": ("pytest_autotune.engines.trtllm", "TrtllmEngine"),
     "sim": ("pytest_autotune.engines.sim.engine", "SimEngine"),
     "command": ("pytest_autotune.engines.command", "CommandEngine"),
     "endpoint": ("pytest_autotune.engines.endpoint", "EndpointEngine"),

@@ -7,7 +7,6 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_autotune.engines.registry import builtin
 from pytest_autotune.masking import holds_secret, name_of, split_setting
 
 if TYPE_CHECKING:
@@ -38,8 +37,7 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     address = report.address
     if address is None:
         return words
-    if not _names_itself(report.suite):
-        words = [_swap(word, address.model_name, Word("literal", _lasting_name(report.suite))) for word in words]
+    words = [_swap(word, address.model_name, Word("literal", _lasting_name(report.suite))) for word in words]
     words = [_swap(word, address.host, Word("host", address.host)) for word in words]
     ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
     if len(ports) > 1:
@@ -47,12 +45,6 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     for index in ports:
         words[index] = Word("port", str(PORT), words[index].prefix)
     return words
-
-
-def _names_itself(suite: Suite) -> bool:
-    """Say whether the name of a server's model is the model's own, and so on the command line to say which one."""
-    engine = builtin(suite.engine)
-    return engine is not None and engine.abilities.own_name is not None
 
 
 def _lasting_name(suite: Suite) -> str:
