@@ -77,6 +77,7 @@ class LiveTrial:
         self._begun = time.monotonic()
         self._resources = ExitStack()
         self._server: Server | None = None
+        self._settled = ""  # how the server did before its first batch; empty when the suite does not ask
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self.batches: dict[Level, BatchRecord] = {}
         self.screened_out = ""  # why this configuration cannot win, once that is known
@@ -118,11 +119,14 @@ class LiveTrial:
         if self._bench.rejudge:
             raise NotRun(NOTHING_DEPLOYED)
         try:
-            self._server = self._deploy_with_retry()
+            server = self._deploy_with_retry()
+            if self.plan.suite.load.settle_s is not None and not self.recorded:
+                self._settled = self._await_settled(server)
         except DeployError as failure:
             self.failure = failure
             raise
-        return self._server
+        self._server = server
+        return server
 
     def deploy(self) -> None:
         """Make sure that the trial has a server, or the record of one; raise what the deployment raised."""
@@ -242,6 +246,38 @@ class LiveTrial:
             )
         return server
 
+    def _await_settled(self, server: Server) -> str:
+        """Load a new server until it is as fast as it stays, and say how that went.
+
+        Raises `DeployError` when it takes too long, and what the death of a server is when it dies of it.
+        """
+        from pytest_autotune.settling import Settling, settling_workload
+
+        suite = self.plan.suite
+        repetition = f"{self._bench.run_id} {self.slot.name}" if suite.deploy == "endpoint" else ""
+        level, workload = settling_workload(suite, repetition=repetition)
+        target = self._target(server, made_up=not any(row.text or row.turns for row in workload.rows))
+        settling = Settling(level)
+        try:
+            measurement = self._bench.generator.run(
+                target,
+                level,
+                workload,
+                died=server.died,
+                on_progress=partial(self._bench.announce, self, "settling"),
+                enough=settling.enough,
+            )
+        except BenchmarkError as error:
+            cause = server.died()
+            text = f"not settled at {level}: {error if cause is None else f'the server died: {cause}'}"
+            kind = Infeasible if cause is not None and cause.kind.finding else DeployError
+            raise kind(text, log_tail=server.log_tail(), cause=cause) from error
+        if not measurement.stopped:
+            raise DeployError(settling.problem(workload.duration_s, sum(measurement.errors.values())))
+        remark = settling.remark
+        log.info("%s: %s", self.slot.name, remark)
+        return remark
+
     def _require_use(self, level: Level) -> None:
         """Raise `NotRun` for a level that cannot be measured, or need not be where the suite allows to skip it."""
         if self.screened_out:
@@ -306,6 +342,8 @@ class LiveTrial:
             self.screened_out = screening.dropped
             log.info("%s %s: %s", self.slot.name, Status.SCREENED_OUT, self.screened_out)
             return
+        if self._settled and not self.batches:
+            record = replace(record, remarks=(self._settled, *record.remarks))
         self._bench.store.record_batch(self.record.id, record, samples)
         self.batches[level] = record
         self._measured[level] = MeasuredBatch(record, samples, self._judge(record))
@@ -373,7 +411,7 @@ class LiveTrial:
         if self.plan.suite.load.keep_cache:
             return ()
         problem = empty_prefix_cache(target.url, self.plan.engine.abilities, headers=target.headers)
-        again = bool(self.batches) and any(row.text or row.turns for row in workload.rows)
+        again = bool(self.batches or self._settled) and any(row.text or row.turns for row in workload.rows)
         return (f"may be faster for prompts that it was sent before: {problem}",) if problem and again else ()
 
     def _target(self, server: Server, *, made_up: bool) -> Target:

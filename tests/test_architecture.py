@@ -46,6 +46,7 @@ LAYERS = [
         "beginning",
         "batches",
         "caching",
+        "settling",
         "bench",
         "feasibility",
         "trial",

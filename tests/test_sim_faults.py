@@ -37,6 +37,7 @@ def ask(server, *, stream=False, **fields):
         "slow-start=200ms",
         "grandchildren=2",
         "stall=1s:500ms",
+        "compile=200ms",
     ],
 )
 def test_a_spec_is_read_and_written_back(text):
@@ -56,6 +57,7 @@ def test_a_spec_is_read_and_written_back(text):
         ("slow-start=soon", "a time such as"),
         ("never-ready=1", "takes nothing"),
         ("stall=5s", "AT:FOR"),
+        ("compile", "a time such as"),
     ],
 )
 def test_a_wrong_spec_says_what_is_allowed(text, words):

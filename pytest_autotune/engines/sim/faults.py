@@ -18,6 +18,7 @@
 | grandchildren=N               | starts N daemons that ignore SIGTERM and hold on to the log and the port     |
 | spam-log=RATE                 | writes this many lines a second to its log                                   |
 | stall=AT:FOR                  | AT seconds after start-up, generates nothing for FOR seconds                 |
+| compile=TIME                  | the first step of each new batch size, up to powers of 2, takes longer by it |
 
 A share below 1 is spread evenly and never hits the first generation, which is the readiness check.
 """
@@ -57,6 +58,7 @@ _ARGUMENTS = {  # kind -> (pattern of the argument, whether it may be left out, 
     "grandchildren": (r"[1-9]\d?", False, "a number of processes"),
     "spam-log": (r"[1-9]\d*", False, "lines per second"),
     "stall": (rf"{_TIME}:{_TIME}", False, "AT:FOR, two times such as 1s:500ms"),
+    "compile": (_TIME, False, "a time such as 5s or 200ms"),
 }
 
 
@@ -113,6 +115,8 @@ class Faults:
         self._connections = 0
         at, _, duration = given.get("stall", "0:0").partition(":")
         self._stall_at_s, self._stall_for_s = _seconds(at), _seconds(duration)
+        self._compile_s = _seconds(given.get("compile", "0"))
+        self._compiled: set[int] = set()
 
     def served_name(self, name: str) -> str:
         """Return the model name to serve."""
@@ -141,6 +145,14 @@ class Faults:
         if not self._stall_at_s <= elapsed_s < self._stall_at_s + self._stall_for_s:
             return 0.0
         return self._stall_at_s + self._stall_for_s - elapsed_s
+
+    def compile_s(self, sequences: int) -> float:
+        """Return for how long a step of so many sequences is compiled: the first time, for sizes up to a power of 2."""
+        size = (sequences - 1).bit_length()
+        if size in self._compiled:
+            return 0.0
+        self._compiled.add(size)
+        return self._compile_s
 
 
 def refuse(kind: str | None, exchange: Exchange, answer: Answer, *, stream: bool) -> bool:
