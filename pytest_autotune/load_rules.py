@@ -24,6 +24,7 @@ def check_load(load: LoadBlock) -> None:
     _check_prompts(load, collector)
     _check_api(load, collector)
     _check_sending(load, collector)
+    _check_settling(load, collector)
     collector.finish()
 
 
@@ -102,3 +103,10 @@ def _check_sending(load: LoadBlock, collector: Collector) -> None:
         collector.note(("generator_python",), "the builtin generator runs in this Python; remove it")
     if load.generator != "builtin" and load.workers is not None:
         collector.note(("workers",), f"{load.generator} has workers of its own; remove it")
+
+
+def _check_settling(load: LoadBlock, collector: Collector) -> None:
+    if load.settle_s is not None and load.shape != "concurrency":
+        collector.note(("settle",), f"a server settles under a concurrency, and the load is {load.shape}; remove it")
+    if load.settle_s is not None and load.generator != "builtin":
+        collector.note(("settle",), f"{load.generator} cannot tell when a server has settled; remove it")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_autotune.batches import record_of, record_of_lost, watch_of, when_resolved
-from pytest_autotune.errors import BenchmarkError
+from pytest_autotune.errors import BenchmarkError, DeployError, Infeasible
 from pytest_autotune.liveness import silent, why_dead
 from pytest_autotune.records import utc_now
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Loading:
-    """What loads one running server; `announce` is told how far it is, `name` is the trial's in the log."""
+    """What loads one running `server`; `announce` is told how far it is, `name` is the trial's in the log."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Loading:
         gpus: int,
         announce: Callable[[str, Progress], None],
     ) -> None:
-        self._server = server
+        self.server = server
         self._plan = plan
         self._generator = generator
         self._name = name
@@ -49,6 +50,37 @@ class Loading:
         self._announce = announce
         self._template_tokens: int | None = None  # that the server adds to a prompt; None before it was asked
         self._loaded = False  # whether the server was sent anything before
+
+    def settle(self, *, repetition: str) -> str:
+        """Load the new server until it is as fast as it stays, and say how that went.
+
+        Raises `DeployError` when it takes too long, and what the death of a server is when it dies of it.
+        """
+        from pytest_autotune.settling import Settling, settling_workload
+
+        level, workload = settling_workload(self._plan.suite, repetition=repetition)
+        target = self._target(made_up=not any(row.text or row.turns for row in workload.rows))
+        self._loaded = True
+        settling = Settling(level)
+        try:
+            measurement = self._generator.run(
+                target,
+                level,
+                workload,
+                died=self.server.died,
+                on_progress=partial(self._announce, "settling"),
+                enough=settling.enough,
+            )
+        except BenchmarkError as error:
+            cause = self.server.died()
+            text = f"not settled at {level}: {error if cause is None else f'the server died: {cause}'}"
+            kind = Infeasible if cause is not None and cause.kind.finding else DeployError
+            raise kind(text, log_tail=self.server.log_tail(), cause=cause) from error
+        if not measurement.stopped:
+            raise DeployError(settling.problem(workload.duration_s, sum(measurement.errors.values())))
+        remark = settling.remark
+        log.info("%s: %s", self._name, remark)
+        return remark
 
     def batch(
         self, level: Level, workload: Workload, screening: Screening | None
@@ -71,19 +103,19 @@ class Loading:
             watch.note(progress.phase)
             self._announce(level.name, progress)
 
-        watch = watch_of(self._server, self._plan.engine.abilities, headers=target.headers)
+        watch = watch_of(self.server, self._plan.engine.abilities, headers=target.headers)
         try:
             with watch:
                 measurement = self._generator.run(
                     target,
                     level,
                     workload,
-                    died=lambda: self._server.died() or overdue(),
+                    died=lambda: self.server.died() or overdue(),
                     on_progress=progressed,
                     **when_resolved(suite, level, decided, screening),
                 )
         except BenchmarkError as error:
-            cause = self._server.died() or (self._why_dead() if overdue() else None)
+            cause = self.server.died() or (self._why_dead() if overdue() else None)
             return self._lost(level, started_at, overdue() or str(error), cause), ()
         if silent(measurement.samples) and (cause := self._why_dead()):
             return self._lost(level, started_at, "", cause), tuple(measurement.samples)
@@ -92,11 +124,11 @@ class Loading:
         return replace(record, remarks=(*record.remarks, *remarks)), tuple(measurement.samples)
 
     def _why_dead(self) -> Cause | None:
-        return why_dead(self._server, self._plan.engine, self._plan.suite)
+        return why_dead(self.server, self._plan.engine, self._plan.suite)
 
     def _lost(self, level: Level, started_at: datetime, reason: str, cause: Cause | None) -> BatchRecord:
         if cause is not None:
-            log.info("%s died at %s: %s\n%s", self._name, level, cause, self._server.log_tail())
+            log.info("%s died at %s: %s\n%s", self._name, level, cause, self.server.log_tail())
         return record_of_lost(level, started_at, reason, cause)
 
     def _forget(self, target: Target, workload: Workload) -> tuple[str, ...]:
@@ -120,8 +152,8 @@ class Loading:
 
         abilities, load = self._plan.engine.abilities, self._plan.suite.load
         target = Target(
-            url=self._server.url,
-            model=self._server.model_name,
+            url=self.server.url,
+            model=self.server.model_name,
             api=load.api,
             token_ids=abilities.token_ids and load.api == "completions",
             ignore_eos=abilities.ignore_eos,

@@ -220,6 +220,13 @@ class LoadBlock(Block):
     warmup_s: Duration = Field(
         default=5.0, alias="warmup", description="How long each batch is loaded before it is measured."
     )
+    settle_s: PositiveDuration | None = Field(
+        default=None,
+        alias="settle",
+        description="How long a new server may take, loaded at the largest concurrency, to become as fast as it stays "
+        "before its first batch. Default: the first batch is measured at once, after its warm-up.",
+        examples=["60s"],
+    )
     max_requests: PositiveCount | None = Field(
         default=None, description="End a batch early after so many finished requests."
     )

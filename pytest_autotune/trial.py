@@ -72,8 +72,8 @@ class LiveTrial:
         self._bench = bench
         self._begun = time.monotonic()
         self._resources = ExitStack()
-        self._server: Server | None = None
-        self._loading: Loading | None = None  # of that server
+        self._loading: Loading | None = None  # of the server, once there is one
+        self._settled = ""  # how the server did before its first batch; empty when the suite does not ask
         self.batches: dict[Level, BatchRecord] = {}
         self.screened_out = ""  # why this configuration cannot win, once that is known
         compares = plan.baseline is not None  # all of both sides is measured: nothing is in search of a best
@@ -107,18 +107,7 @@ class LiveTrial:
 
         Raises `Infeasible` or `DeployError` the first time, `NotRun` afterwards.
         """
-        if self._server is not None:
-            return self._server
-        if self.failure is not None:
-            raise NotRun(f"not deployed: {self.failure.reason.removeprefix(NOT_LAUNCHED)}")
-        if self._bench.rejudge:
-            raise NotRun(NOTHING_DEPLOYED)
-        try:
-            self._server = self._deploy_with_retry()
-        except DeployError as failure:
-            self.failure = failure
-            raise
-        return self._server
+        return self._loader().server
 
     def deploy(self) -> None:
         """Make sure that the trial has a server, or the record of one; raise what the deployment raised."""
@@ -194,9 +183,34 @@ class LiveTrial:
         try:
             self._resources.close()
         finally:
-            self._server = None
+            self._loading = None
             if not self.recorded:
                 self._settle()
+
+    def _loader(self) -> Loading:
+        """Return what loads the server; raise what `server` does."""
+        if self._loading is not None:
+            return self._loading
+        if self.failure is not None:
+            raise NotRun(f"not deployed: {self.failure.reason.removeprefix(NOT_LAUNCHED)}")
+        if self._bench.rejudge:
+            raise NotRun(NOTHING_DEPLOYED)
+        try:
+            loading = Loading(
+                self._deploy_with_retry(),
+                self.plan,
+                self._bench.generator,
+                name=self.slot.name,
+                gpus=self.gpus,
+                announce=partial(self._bench.announce, self),
+            )
+            if self.plan.suite.load.settle_s is not None and not self.recorded:
+                self._settled = loading.settle(repetition=self._repetition)
+        except DeployError as failure:
+            self.failure = failure
+            raise
+        self._loading = loading
+        return loading
 
     def _deploy_with_retry(self) -> Server:
         """Deploy, once more when it failed for what may have passed: the network, a full disk, others on a GPU."""
@@ -316,16 +330,11 @@ class LiveTrial:
             self._run_batch(level)
 
     def _run_batch(self, level: Level, screening: Screening | None = None) -> None:
-        server = self.server()
-        if self._loading is None:
-            announce = partial(self._bench.announce, self)
-            self._loading = Loading(
-                server, self.plan, self._bench.generator, name=self.slot.name, gpus=self.gpus, announce=announce
-            )
+        loading = self._loader()
         workers: int | None = self.plan.suite.load.workers
         for attempt in range(1, ATTEMPTS + 1):
             workload = replace(self._workload(level, attempt), workers=workers)
-            record, samples = self._loading.batch(level, workload, screening)
+            record, samples = loading.batch(level, workload, screening)
             if record.client is None or record.client.saturated is None or attempt == ATTEMPTS:
                 break
             screening = None  # other requests are sent now
@@ -340,16 +349,22 @@ class LiveTrial:
             return
         if record.status == "died":
             self.end = record
+        if self._settled and not self.batches:
+            record = replace(record, remarks=(self._settled, *record.remarks))
         self._bench.store.record_batch(self.record.id, record, samples)
         self.batches[level] = record
         self._measured[level] = MeasuredBatch(record, samples, self._judge(record))
+
+    @property
+    def _repetition(self) -> str:
+        """What makes prompts others: a server that was there before this run may still hold those of an earlier one."""
+        return f"{self._bench.run_id} {self.slot.name}" if self.plan.suite.deploy == "endpoint" else ""
 
     def _workload(self, level: Level, attempt: int) -> Workload:
         from pytest_autotune.load.plan import batch_seed
 
         suite = self.plan.suite
-        # A server that was there before this run may still hold the prompts of an earlier one.
-        repetition = f"{self._bench.run_id} {self.slot.name}" if suite.deploy == "endpoint" else ""
+        repetition = self._repetition
         if confirms(self.slot.name):
             repetition = f"{repetition} {self.slot.name}"
         seed = batch_seed(suite.load.seed, level, attempt=attempt, repetition=repetition)
@@ -359,7 +374,7 @@ class LiveTrial:
         from pytest_autotune.engines.engine import CauseKind
 
         text = f"the server died at {record.level}: {record.reason}"
-        tail = "" if self._server is None else self._server.log_tail()
+        tail = "" if self._loading is None else self._loading.server.log_tail()
         if CauseKind(record.cause).finding:
             return Infeasible(text, log_tail=tail)
         return DeployError(text, log_tail=tail)

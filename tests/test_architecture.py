@@ -63,6 +63,7 @@ LAYERS = [
         "loading",
         "caching",
         "examining",
+        "settling",
         "bench",
         "feasibility",
         "trial",

@@ -78,6 +78,11 @@ BROKEN = [  # what stands in load: {...}, and what is said about it
         "stages: [{rate: 5, for: 1s}], warmup: 1s",
         "warmup: the warm-up is a part of the stages, and takes all of their time; shorten it",
     ),
+    ("rate: 5, settle: 60s", "settle: a server settles under a concurrency, and the load is rate; remove it"),
+    (
+        "concurrency: 5, settle: 60s, generator: guidellm",
+        "settle: guidellm cannot tell when a server has settled; remove it",
+    ),
     ("burst: 5, warmup: 1s", "warmup: a burst meets a server at rest; remove it"),
     ("replay: 5", "replay: 5 is not a mapping of keys to values"),
     ("replay: {}", "replay: missing key 'file'"),

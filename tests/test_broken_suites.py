@@ -1442,6 +1442,7 @@ def test_values_of_any_shape_inside_blocks_raise_only_suite_errors(block, data):
             "concurrency",
             "duration",
             "warmup",
+            "settle",
             "max_requests",
             "request_timeout",
             "api",

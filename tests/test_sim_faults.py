@@ -39,6 +39,7 @@ def ask(server, *, stream=False, **fields):
         "stall=1s:500ms",
         "dead-engine=3",
         "dead-engine=0:500",
+        "compile=200ms",
     ],
 )
 def test_a_spec_is_read_and_written_back(text):
@@ -60,6 +61,7 @@ def test_a_spec_is_read_and_written_back(text):
         ("stall=5s", "AT:FOR"),
         ("dead-engine", "N or N:STATUS"),
         ("dead-engine=3:404", "N or N:STATUS"),
+        ("compile", "a time such as"),
     ],
 )
 def test_a_wrong_spec_says_what_is_allowed(text, words):

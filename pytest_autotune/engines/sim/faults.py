@@ -20,6 +20,7 @@
 | wrong-with-fp8[=SHARE]        | with kv-cache-dtype fp8, answers this share of all prompts in other words    |
 | stall=AT:FOR                  | AT seconds after start-up, generates nothing for FOR seconds                 |
 | dead-engine=N[:STATUS]        | generates nothing after N generations: all hang, or are answered with STATUS |
+| compile=TIME                  | the first step of each new batch size, up to powers of 2, takes longer by it |
 
 A share below 1 is spread evenly and never hits the first generation, which is the readiness check. That of
 wrong-with-fp8 is of the prompts instead: whatever else is asked, and when, the same ones are answered wrongly.
@@ -63,6 +64,7 @@ _ARGUMENTS = {  # kind -> (pattern of the argument, whether it may be left out, 
     "spam-log": (r"[1-9]\d*", False, "lines per second"),
     "dead-engine": (r"\d+(?::5\d\d)?", False, "N or N:STATUS"),
     "stall": (rf"{_TIME}:{_TIME}", False, "AT:FOR, two times such as 1s:500ms"),
+    "compile": (_TIME, False, "a time such as 5s or 200ms"),
 }
 
 
@@ -123,6 +125,8 @@ class Faults:
         self._dead_status = int(status) if status else None
         at, _, duration = given.get("stall", "0:0").partition(":")
         self._stall_at_s, self._stall_for_s = _seconds(at), _seconds(duration)
+        self._compile_s = _seconds(given.get("compile", "0"))
+        self._compiled: set[int] = set()
 
     def served_name(self, name: str) -> str:
         """Return the model name to serve."""
@@ -166,6 +170,14 @@ class Faults:
         if not self._stall_at_s <= elapsed_s < self._stall_at_s + self._stall_for_s:
             return 0.0
         return self._stall_at_s + self._stall_for_s - elapsed_s
+
+    def compile_s(self, sequences: int) -> float:
+        """Return for how long a step of so many sequences is compiled: the first time, for sizes up to a power of 2."""
+        size = (sequences - 1).bit_length()
+        if size in self._compiled:
+            return 0.0
+        self._compiled.add(size)
+        return self._compile_s
 
 
 def refuse(kind: str | None, exchange: Exchange, answer: Answer, *, stream: bool) -> bool:

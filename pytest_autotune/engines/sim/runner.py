@@ -178,7 +178,7 @@ class Runner:
         self.metrics.step(step.tokens)
         if now - self._deadline_s > CATCH_UP_S:
             self._deadline_s = now
-        self._deadline_s += step.duration_s * self._settings.time_scale
+        self._deadline_s += step.duration_s * self._settings.time_scale + self._faults.compile_s(len(step.work))
         self._loop.call_at(self._deadline_s, self._end, step)
 
     def _end(self, step: Step) -> None:
