@@ -122,9 +122,9 @@ def best_script(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> st
         "set -eu",
     ]
     lines.extend(_exports(report.server_env, report.secrets))
-    if "host" in kinds and report.address is not None:
+    if kinds & {"host", "address"} and report.address is not None:
         lines.append(f'HOST="${{HOST:-{report.address.host}}}"')
-    if "port" in kinds:
+    if kinds & {"port", "address"}:
         lines.append(f'PORT="${{PORT:-{PORT}}}"  # set it from outside to listen elsewhere')
     return "\n".join(lines) + "\nexec " + " \\\n  ".join(script_words(words)) + "\n"
 
