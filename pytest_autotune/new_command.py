@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the suite (default: suites/<name>.yaml)")
     parser.add_argument("--engine", choices=ENGINES, help="default: vllm where there are GPUs, else sim")
-    parser.add_argument("--model", metavar="MODEL", help="a directory, or a name on a hub (sim: the shape of Llama 3.1 8B)")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="a directory, or a name on a hub (sim: the shape of Llama 3.1 8B)"
+    )
     parser.add_argument("--url", metavar="URL", help="of a server that is running (engine endpoint)")
     parser.add_argument("--image", metavar="IMAGE", help="run the servers in containers of this image")
     parser.add_argument("--engine-python", metavar="PATH", help="interpreter of the engine's own environment")
