@@ -146,7 +146,7 @@ BROKEN = [
     ("tiers:\n- preset:chat\n- preset:chat\n", "chat.yaml:6: tiers[1]: 'chat' is named twice; remove one"),
     ("tiers:\n- preset:chat\n- {ttft.p99: 1s}\n", 'chat.yaml:6: tiers[1]: {"ttft.p99": "1s"} is not the name of a preset; write e.g. preset:chat, or a mapping of tiers'),
     ("tiers:\n  a: {preset: small}\n", "chat.yaml:5: tiers.a.preset: 'small' is no preset for slo; there are batch, chat, code"),
-    ("tiers: preset:priced\n", "priced.preset.yaml:3: slo.cost_per_million_tokens: 'cost_per_million_tokens' needs the price of a GPU"),
+    ("tiers: preset:priced\n", "priced.preset.yaml:3: tiers.priced.cost_per_million_tokens: 'cost_per_million_tokens' needs the price of a GPU"),
     ("parameters:\n  preset:\n    - small\n    - larg\n", "chat.yaml:7: parameters.preset[1]: 'larg' is no preset for parameters (did you mean 'large'?)"),
     ("parameters: preset:sglang-quick\n", "chat.yaml:4: parameters.preset: preset 'sglang-quick' is for engine sglang, not for 'sim'"),
     ("parameters: preset:../small\n", "chat.yaml:4: parameters.preset: '../small' cannot name files"),
