@@ -39,7 +39,7 @@ MOST_SPREAD = 0.5  # and not that much: a limit would hold at about half of its 
 
 OWN_TIER = "slo"  # what the limits that decide are called beside those of the tiers
 
-_OF_ALL_TIERS = ("steepness", "confidence", "spread")
+OF_ALL_TIERS = ("steepness", "confidence", "spread")
 _LIMIT_KEYS = ("max", "min", "hard_fail", "fail_ratio", "weight")
 _FORMS = {"int": ("log", "grid", "step", "when"), "float": ("log", "grid", "step", "when"), "choice": ("when",)}
 _FORMS_HELP = "write a list of values, {int: [low, high]}, {float: [low, high]} or {choice: [...]}"
@@ -195,7 +195,7 @@ def read_tiers(value: Any) -> tuple[Tier, ...]:
         if name == OWN_TIER:
             collector.note((name,), "is what slo: is called among the tiers; choose another name")
         read = collector.read((name,), read_limits, written)
-        for key in _OF_ALL_TIERS:
+        for key in OF_ALL_TIERS:
             if read is not None and key in written:
                 collector.note((name, key), "counts for every tier; write it in slo:")
         tiers.append(Tier(name, () if read is None else read.limits))
@@ -461,12 +461,26 @@ SLO_SCHEMA: dict[str, Any] = _object(
     patternProperties=_FURTHER_LIMITS,
     **_OR_PRESET,
 )
+_LIMITS_OF_PRESET = {"type": "string", "pattern": "^preset:"}
 TIERS_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "propertyNames": {"pattern": SUITE_NAME, "not": {"const": OWN_TIER}},
-    "additionalProperties": {"$ref": "#/$defs/TierLimits"},
+    "anyOf": [
+        {
+            "type": "object",
+            "propertyNames": {"pattern": SUITE_NAME, "not": {"const": OWN_TIER}},
+            "additionalProperties": {"$ref": "#/$defs/TierLimits"},
+        },
+        _LIMITS_OF_PRESET,
+        {"type": "array", "items": _LIMITS_OF_PRESET, "minItems": 1, "uniqueItems": True},
+    ]
 }
-DEFINITIONS["TierLimits"] = _object(_LIMITS, patternProperties=_FURTHER_LIMITS)
+DEFINITIONS["TierLimits"] = _object(
+    {
+        "preset": {**_PRESET, "description": "Preset whose limits are the tier's, except where this gives another."},
+        **_LIMITS,
+    },
+    patternProperties=_FURTHER_LIMITS,
+    **_OR_PRESET,
+)
 _OBJECTIVE = {"type": "string", "pattern": r"^(maximize|minimize)\s+\S+$"}
 OBJECTIVE_SCHEMA: dict[str, Any] = {
     "anyOf": [_OBJECTIVE, {"type": "array", "items": _OBJECTIVE, "minItems": 1, "uniqueItems": True}]

@@ -208,9 +208,9 @@ class Plain(Block):
 
     name: SuiteName = Field(description="Names the suite in reports and files.", examples=["chat"])
     engine: Identifier = Field(
-        description="Kind of model server: vllm, sglang, llamacpp (llama-server), llama-cpp-python, sim (embedded "
-        "simulator), command (any OpenAI-compatible server given as an argv template), endpoint (already running), or "
-        "one that a plugin adds.",
+        description="Kind of model server: vllm, sglang, llamacpp (llama-server), llama-cpp-python, tgi, trtllm, "
+        "ollama, transformers, sim (embedded simulator), command (any OpenAI-compatible server given as an argv "
+        "template), endpoint (already running), or one that a plugin adds.",
         examples=["vllm", "sglang", "llamacpp", "sim", "command", "endpoint"],
     )
     model: Text | None = Field(
@@ -236,8 +236,8 @@ class Plain(Block):
         default=(),
         description="engine: command: how to start the server, with {port}, {host}, {model}, {model_name}, {python} "
         "(engine_python), {flags} (all settings that are not named, as flags) or {<name of a setting>}. A list, or "
-        "one line that is split but never given to a shell. engine: llamacpp: what starts llama-server, without "
-        "its flags.",
+        "one line that is split but never given to a shell. engine: llamacpp, tgi or ollama: what starts their "
+        "server, without its flags.",
         examples=[["llama-server", "-m", "{model}", "--port", "{port}", "--parallel", "{parallel}"]],
     )
     dialect: DialectName | None = Field(

@@ -52,8 +52,9 @@ _RESERVED = {
     **dict.fromkeys(("served-model-name", "flags"), "is set for each server; remove it"),
 }
 _TOKEN_METRICS = ("ttft", "ttft_sent", "tpot", "itl", "output_throughput", "cost_per_million_output_tokens")
-_NEED_MODEL = ("vllm", "sglang", "llamacpp", "llama-cpp-python", "sim")
-_BEGUN_BY_COMMAND = ("llamacpp",)  # engines that add all arguments to the executable that `command` names
+_NEED_MODEL = ("vllm", "sglang", "llamacpp", "llama-cpp-python", "tgi", "trtllm", "ollama", "transformers", "sim")
+# Engines that add all arguments to the executable that `command` names.
+_BEGUN_BY_COMMAND = ("llamacpp", "tgi", "ollama")
 _PLACEHOLDER = r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_.-]*)\}"  # not ${VARIABLE}
 _ENDPOINT_REFUSES = ("parameters", "fixed", "env", "engine_python", "command", "dialect")
 

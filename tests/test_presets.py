@@ -108,6 +108,28 @@ def test_what_stands_beside_limits_in_a_preset_counts_unless_the_suite_writes_it
     assert load("slo: {preset: ours, steepness: 0.3}\n").steepness == 0.3
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("preset:chat", {"chat": {"ttft.p99": 0.123}}),
+        (
+            "[preset:ours, preset:batch]",
+            {"ours": {"ttft.p99": 0.4, "tpot.mean": 0.02}, "batch": {"request_throughput": 100}},
+        ),
+        ("{slow: preset:ours}", {"slow": {"ttft.p99": 0.4, "tpot.mean": 0.02}}),
+        (
+            "{slow: {preset: ours, ttft.p99: 1s}, own: {e2e.p99: 9s}}",
+            {"slow": {"tpot.mean": 0.02, "ttft.p99": 1}, "own": {"e2e.p99": 9}},
+        ),
+    ],
+)
+def test_tiers_of_presets(load, written, expected):
+    found = {
+        tier.name: {limit.metric: limit.bound for limit in tier.limits} for tier in load(f"tiers: {written}\n").tiers
+    }
+    assert found == {name: {**limits, "error_rate": 0.01} for name, limits in expected.items()}
+
+
 def test_what_a_preset_amounts_to_is_the_suite_whatever_its_name(load):
     named = load("parameters: {preset: small, max-num-seqs: [8]}\nslo: preset:chat\n")
     written = load("parameters: {block-size: [16, 32], max-num-seqs: [8]}\nslo: {ttft.p99: 123ms}\n")
@@ -118,7 +140,13 @@ def test_what_a_preset_amounts_to_is_the_suite_whatever_its_name(load):
 
 BROKEN = [
     ("parameters: preset:smal\n", "chat.yaml:4: parameters.preset: 'smal' is no preset for parameters (did you mean 'small'?); there are apart, large, llamacpp-quick, other, range, sglang-full, sglang-quick, sim-quick, small, vllm-full, vllm-latency, vllm-memory, vllm-quick, vllm-throughput"),
-    ("slo: preset:small\n", "chat.yaml:4: slo.preset: 'small' is no preset for slo; there are chat, code"),
+    ("slo: preset:small\n", "chat.yaml:4: slo.preset: 'small' is no preset for slo; there are batch, chat, code"),
+    ("tiers: preset:small\n", "chat.yaml:4: tiers: 'small' is no preset for slo; there are batch, chat, code"),
+    ("tiers:\n- preset:chat\n- preset:cat\n", "chat.yaml:6: tiers[1]: 'cat' is no preset for slo (did you mean 'chat'?); there are "),
+    ("tiers:\n- preset:chat\n- preset:chat\n", "chat.yaml:6: tiers[1]: 'chat' is named twice; remove one"),
+    ("tiers:\n- preset:chat\n- {ttft.p99: 1s}\n", 'chat.yaml:6: tiers[1]: {"ttft.p99": "1s"} is not the name of a preset; write e.g. preset:chat, or a mapping of tiers'),
+    ("tiers:\n  a: {preset: small}\n", "chat.yaml:5: tiers.a.preset: 'small' is no preset for slo; there are batch, chat, code"),
+    ("tiers: preset:priced\n", "priced.preset.yaml:3: tiers.priced.cost_per_million_tokens: 'cost_per_million_tokens' needs the price of a GPU"),
     ("parameters:\n  preset:\n    - small\n    - larg\n", "chat.yaml:7: parameters.preset[1]: 'larg' is no preset for parameters (did you mean 'large'?)"),
     ("parameters: preset:sglang-quick\n", "chat.yaml:4: parameters.preset: preset 'sglang-quick' is for engine sglang, not for 'sim'"),
     ("parameters: preset:../small\n", "chat.yaml:4: parameters.preset: '../small' cannot name files"),

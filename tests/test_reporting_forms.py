@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -15,6 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pytest_autotune.engines.containers import container_of, settings_start
+from pytest_autotune.engines.installation import known_release
+from pytest_autotune.engines.sglang import KNOWN, SGLANG
 from pytest_autotune.reporting.export import best_forms, write_best
 from pytest_autotune.slo import Limit
 from pytest_autotune.suite import TimeoutsBlock
@@ -363,6 +366,107 @@ def test_compose_takes_the_file(tmp_path, model, gpus):
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+SGLANG_FILES = {"docker.sh", "compose.yaml", "kubernetes.yaml", "sglang.yaml"}
+
+
+def sglang_forms(*arguments, model="meta/Llama 3", gpus=2, **fields):
+    started = (
+        *(
+            "/opt/venv/bin/python",
+            "-m",
+            "sglang.launch_server",
+            "--model-path",
+            model,
+            "--served-model-name",
+            "llama-x7f3",
+        ),
+        *("--host", "127.0.0.1", "--port", "41234", *arguments),
+    )
+    fields = {"of": suite(engine="sglang"), "engine_version": "0.5.23", **fields}
+    of = report(dataclasses.replace(BEST, argv=started, gpus=gpus), **fields)
+    return best_forms(of, of.selection.best)
+
+
+def sglang_argv(text):
+    """Read a configuration file as SGLang does, with the parser of its known flags; return what it makes of it."""
+    flags = known_release(SGLANG, KNOWN).flags
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    for name, flag in flags.items():
+        kind = {"action": "store_true"} if flag.boolean else {"nargs": "+" if flag.many else None}
+        parser.add_argument(f"--{name}", **kind)
+    read = []
+    for name, value in yaml.safe_load(text).items():
+        switched = isinstance(value, bool) and flags[name].boolean
+        values = value if isinstance(value, list) else [] if switched else [value]
+        read += [f"--{name}", *map(str, values)] if value is not False else []
+    told = vars(parser.parse_args(read)).items()
+    return {name.replace("_", "-"): value for name, value in told if value not in (None, False)}
+
+
+SGLANG_SETTINGS = (
+    "--enable-metrics",
+    "--tp-size",
+    "2",
+    "--cuda-graph-bs-decode",
+    "1",
+    "2",
+    "--mem-fraction-static",
+    "0.85",
+)
+
+
+def test_sglang_reads_its_configuration_file_as_the_command_line():
+    told = sglang_forms(*SGLANG_SETTINGS, "--chunked-prefill-size=-1")
+    assert told.keys() == SGLANG_FILES
+    assert sglang_argv(told["sglang.yaml"]) == {
+        "model-path": "meta/Llama 3",
+        "served-model-name": "meta/Llama 3",
+        "host": "127.0.0.1",
+        "port": "8000",
+        "enable-metrics": True,
+        "tp-size": "2",
+        "cuda-graph-bs-decode": ["1", "2"],
+        "mem-fraction-static": "0.85",
+        "chunked-prefill-size": "-1",
+    }
+    remark = "# --chat-template=-x cannot be told here: say it on the command line.\n"
+    assert remark in sglang_forms("--chat-template=-x")["sglang.yaml"]
+
+
+@pytest.mark.parametrize("model", ["meta/Llama", "/models/it's: mine"])
+def test_sglangs_containers_start_the_same_server(tmp_path, model):
+    told = sglang_forms(*SGLANG_SETTINGS, model=model)
+    entry = ["python3", "-m", "sglang.launch_server"]
+    command = [
+        "--model-path",
+        "/model" if model.startswith("/") else "meta/Llama",
+        "--served-model-name",
+        "meta/Llama 3",
+    ]
+    command += ["--host", "0.0.0.0", "--port", "8000", *SGLANG_SETTINGS]
+    service, (container,) = service_of(told["compose.yaml"]), pod_of(told["kubernetes.yaml"])["containers"]
+    assert (service["image"], service["entrypoint"], service["command"]) == ("lmsysorg/sglang:v0.5.23", entry, command)
+    assert (container["image"], container["command"], container["args"]) == (service["image"], entry, command)
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
+    for document in yaml.safe_load_all(told["kubernetes.yaml"]):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    path = tmp_path / "compose.yaml"
+    path.write_text(told["compose.yaml"], encoding="utf-8")
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path]
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 0
+    ran = run_docker(told["docker.sh"], tmp_path)
+    assert ran[ran.index("--entrypoint") :] == ["--entrypoint", "python3", service["image"], *entry[1:], *command]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"gpus": 0}, {"sglang.yaml"}), ({"engine_version": "0.6.0.dev1+gabc"}, {"sglang.yaml"})],
+    ids=["no image for processors", "no release"],
+)
+def test_sglangs_forms_are_told_of_what_can_be_started(fields, expected):
+    assert sglang_forms(*SGLANG_SETTINGS, **fields).keys() == expected
 
 
 def filled_in(text, *, opening):

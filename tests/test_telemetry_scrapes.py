@@ -148,7 +148,9 @@ def test_shares_are_of_what_the_window_asked_for():
     assert "draft_acceptance" not in figures, "nothing was drafted"
 
 
-@pytest.mark.parametrize("names", [metric_names.VLLM, metric_names.SGLANG, metric_names.LLAMACPP, metric_names.TGI])
+@pytest.mark.parametrize(
+    "names", [metric_names.VLLM, metric_names.SGLANG, metric_names.LLAMACPP, metric_names.TGI, metric_names.TRTLLM]
+)
 def test_an_engine_tells_what_runs_and_waits_under_distinct_names(names):
     assert names.running
     assert names.waiting

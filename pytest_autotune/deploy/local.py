@@ -15,6 +15,7 @@ from pytest_autotune.deploy.guarded import GuardedProcess
 from pytest_autotune.deploy.guarded_server import GuardedServer, NotReady
 from pytest_autotune.deploy.serverlog import open_log
 from pytest_autotune.engines.engine import Address, Cause, CauseKind
+from pytest_autotune.engines.requirements import model_of
 from pytest_autotune.errors import DeployError, Infeasible
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def _launch_on(
 ) -> LocalServer:
     devices, processors = taken
     suite, engine = launch.suite, launch.engine
-    name = suite.model_name or f"{suite.name}-{secrets.token_hex(4)}"
+    own_name = engine.abilities.own_name
+    name = own_name(model_of(suite)) if own_name else suite.model_name or f"{suite.name}-{secrets.token_hex(4)}"
     address = Address(ports.LOOPBACK, lease.port, name)
     command = engine.command(suite, launch.configuration, address)
     log = open_log(launch.log, note)

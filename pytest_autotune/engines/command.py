@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements
-from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
+from pytest_autotune.engines import requirements
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Engine, Installed
+from pytest_autotune.engines.executables import executable_of
 from pytest_autotune.engines.flags import flag_name, merged, text_of, to_argv
 from pytest_autotune.engines.neutral import contradiction, dialect_of, told
 from pytest_autotune.variables import expand
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from pytest_autotune.engines.dialects import Dialect
     from pytest_autotune.engines.engine import Address, Knob
-    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -34,7 +34,7 @@ _FIND_MODULE = (
 _LOOK_S = 30.0
 
 
-class CommandEngine:
+class CommandEngine(Engine):
     """A server of unknown make: what it takes is what the suite's `command` says, and plain OpenAI."""
 
     name = "command"
@@ -84,22 +84,6 @@ class CommandEngine:
         lacking = requirements.too_few_for(suite, self.gpus(suite, configuration))
         return Cause(CauseKind.BAD_ARGUMENT, lacking) if lacking else None
 
-    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
-        """Return None: nothing is known of a server of unknown make."""
-        return None
-
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
-        """Return None, as of what it serves."""
-        return None
-
-    def classify(self, log: str, returncode: int | None) -> Cause:
-        """Say why a server died or never became ready."""
-        return causes.classify(log, returncode)
-
-    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002 - the contract's name
-        """Return nothing: logs of unknown servers are not understood."""
-        return {}
-
     def _needs_gpus(self, suite: Suite) -> bool:
         names = [*suite.fixed, *(parameter.name for parameter in suite.space.parameters)]
         return suite.gpus is not None or requirements.is_parallel(dict.fromkeys(names))
@@ -136,14 +120,6 @@ def _filled(element: str, suite: Suite, *, settings: Mapping[str, Value], given:
 
     # Variables first: a value that happens to contain ${...} is no template.
     return _PLACEHOLDER.sub(value, expand(element, key="command"))
-
-
-def executable_of(named: str, suite: Suite) -> str:
-    """Return an executable as it is started: a relative path counts from the suite's file, or is the image's."""
-    if suite.deploy == "docker":
-        return named
-    path = Path(named).expanduser()
-    return str(path) if path.is_absolute() or "/" not in named else str((suite.path.parent / path).absolute())
 
 
 def _missing_executable(suite: Suite) -> str | None:

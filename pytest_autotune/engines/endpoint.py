@@ -8,8 +8,7 @@ import urllib.request
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes
-from pytest_autotune.engines.engine import Abilities, Cause, Command, Installed
+from pytest_autotune.engines.engine import Abilities, Cause, Command, Engine, Installed
 from pytest_autotune.errors import MissingRequirement
 from pytest_autotune.load.plan import headers_of
 from pytest_autotune.spelling import nearest
@@ -19,14 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Knob
-    from pytest_autotune.engines.roofline import Layout, Served
-    from pytest_autotune.space import Configuration, Value
+    from pytest_autotune.space import Configuration
     from pytest_autotune.suite import Suite
 
 _ANSWER_S = 10.0
 
 
-class EndpointEngine:
+class EndpointEngine(Engine):
     """An OpenAI-compatible endpoint by its URL."""
 
     name = "endpoint"
@@ -52,22 +50,6 @@ class EndpointEngine:
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002
         """Return nothing: it runs."""
         return None
-
-    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
-        """Return None: what a running server consists of is its own affair."""
-        return None
-
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
-        """Return None, as of what it serves."""
-        return None
-
-    def classify(self, log: str, returncode: int | None) -> Cause:
-        """Say why the server is gone, as far as that can be seen from here."""
-        return causes.classify(log, returncode)
-
-    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002
-        """Return nothing: there is no log."""
-        return {}
 
 
 def listed_model(suite: Suite) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pytest_autotune.engines.metric_names import MetricNames
     from pytest_autotune.engines.roofline import Layout, Served
@@ -120,11 +120,14 @@ class Abilities:
     health: str = "/health"  # path that answers 200 when the HTTP front is up
     uuids: bool = False  # refuses a request whose x-request-id is none
     keeps_connections: bool = True  # False: it closes them after a streamed answer without saying so
+    # What it lists of `requirements.model_of`, where it can be given no name of a deployment's own.
+    own_name: Callable[[str], str] | None = None
 
 
 class Engine(Protocol):
     """One kind of model server. Stateless; `inspect` may run the engine's interpreter and caches.
 
+    A subclass says what it knows: what has a body here is what holds of a server that nothing is known of.
     `memory_knobs` are the settings, by the names of their flags, of which one direction never makes a
     server need less memory to start, whatever the others are. What only mostly does is none: a server
     that ran out of memory rules out all that ask for no less.
@@ -143,30 +146,37 @@ class Engine(Protocol):
     def gpus(self, suite: Suite, configuration: Configuration) -> int:
         """Return how many GPUs that server takes; 0 on an engine without GPUs."""
 
-    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:
+    def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002
         """Say why such a server is certain not to start here, a finding; None when it may, or nothing is known.
 
         Called for every configuration that a search considers: it must be quick and start nothing.
         """
+        return None
 
-    def served(self, suite: Suite) -> Served | None:
+    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - an engine's that knows
         """Return the model and the kind of GPUs that servers of `suite` have; None when that is not known."""
+        return None
 
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:
+    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
         """Return how such a server divides its model; None when that cannot be said.
 
         What is expected of it orders what a search tries first, and judges nothing. A configuration may be a part of
         one. Called for thousands of them: it must be quick and start nothing.
         """
+        return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
         """Say why a server died or never became ready, from its log and exit status.
 
         `returncode` is negative for a signal and None while the process lives (a timeout).
         """
+        from pytest_autotune.engines import causes  # here: it is made of what this module has
 
-    def effective(self, log: str) -> Mapping[str, Value]:
+        return causes.classify(log, returncode)
+
+    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002 - an engine's that knows
         """Read back from the log the settings that the server says it runs with; empty when it does not say."""
+        return {}
 
 
 def lacking(engine: object) -> tuple[str, ...]:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.deploy.docker import in_container
-from pytest_autotune.engines import causes, gguf, llamacpp_help, metric_names, requirements
-from pytest_autotune.engines.command import executable_of
+from pytest_autotune.engines import gguf, llamacpp_help, metric_names, requirements
 from pytest_autotune.engines.dialects import LLAMACPP as DIALECT
-from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Engine, Installed
+from pytest_autotune.engines.executables import Answers, Executable
 from pytest_autotune.engines.flags import to_argv, with_reserved
-from pytest_autotune.engines.installation import run_here
 from pytest_autotune.engines.neutral import told
 from pytest_autotune.engines.packaged import settings_of
 from pytest_autotune.errors import MissingRequirement
-from pytest_autotune.variables import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Flag, Knob
-    from pytest_autotune.engines.roofline import Layout, Served
+    from pytest_autotune.engines.executables import Asked
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -45,10 +39,9 @@ RESERVED = {
         ("help", "usage", "version", "list-devices", "cache-list", "completion-bash"), "it starts no server"
     ),
 }
-_SERVER = "llama-server"
+_SERVER = Executable("llama-server", "llama.cpp")
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ in src/llama-cparams.h
 _QUANTIZED = re.compile(r"(?:iq|q)\d")
-_ASK_S = 60.0
 _LOGGED = (  # the last of them is what counts, after llama.cpp has fitted its settings to the memory
     ("parallel", re.compile(r"\bn_slots = (\d+)")),
     ("threads", re.compile(r"\bn_threads = (\d+)")),
@@ -65,7 +58,7 @@ class _Server:
     devices: int  # beside the processor; 0 where it can use none
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Engine):
     """llama.cpp's OpenAI-compatible server: the ``llama-server`` in ``PATH``, or what the suite's `command` names."""
 
     name = "llamacpp"
@@ -76,15 +69,14 @@ class LlamaCppEngine:
     memory_knobs: Mapping[str, Knob] = MappingProxyType({"batch-size": "more"})
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[str | None, tuple[str, ...], tuple[tuple[str, str], ...]], _Server | MissingRequirement]
-        self._asked = {}
+        self._answers = Answers(_SERVER, _read)
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the server, ask it for its flags, and look for the model's file and for GPUs."""
         missing: list[str] = []
         server: _Server | None = None
         try:
-            server = self._server(suite)
+            server = self._answers.of(suite)
         except MissingRequirement as error:
             missing.append(str(error))
         checks = [gguf.missing_file]
@@ -97,10 +89,10 @@ class LlamaCppEngine:
 
     def command(self, suite: Suite, configuration: Configuration, address: Address) -> Command:
         """Return how to start a server; raise `MissingRequirement` where `inspect` would tell the same."""
-        flags = self._server(suite).flags
+        flags = self._answers.of(suite).flags
         settings = told(suite, configuration, DIALECT)
         argv = [
-            *_start_of(suite),
+            *_SERVER.start(suite),
             *("--model", requirements.model_of(suite), "--alias", address.model_name),
             *("--host", address.host, "--port", str(address.port)),
             *(("--metrics",) if "metrics" in flags and "metrics" not in settings else ()),
@@ -115,7 +107,7 @@ class LlamaCppEngine:
         """
         settings = settings_of(suite, configuration)
         try:
-            devices = self._server(suite).devices
+            devices = self._answers.of(suite).devices
         except MissingRequirement:
             devices = 0
         if not devices or settings.get("n-gpu-layers", settings.get("gpu-layers")) == 0:
@@ -142,18 +134,6 @@ class LlamaCppEngine:
             return Cause(CauseKind.BAD_ARGUMENT, f"cache-type-v {kept} is quantized, which needs flash-attn")
         return None
 
-    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
-        """Return None: what such a server can do at best is not known."""
-        return None
-
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
-        """Return None, as of what it serves."""
-        return None
-
-    def classify(self, log: str, returncode: int | None) -> Cause:
-        """Say why a server died or never became ready."""
-        return causes.classify(log, returncode)
-
     def effective(self, log: str) -> Mapping[str, Value]:
         """Read back slots, context, threads and batches, which llama.cpp may choose by itself."""
         settings: dict[str, Value] = {
@@ -169,47 +149,10 @@ class LlamaCppEngine:
                 settings["kv-unified"] = shared
         return settings
 
-    def _server(self, suite: Suite) -> _Server:
-        start = _start_of(suite)
-        env = requirements.environment_of(suite)
-        image = suite.docker.image if suite.deploy == "docker" else None
-        key = (image, start, tuple(sorted(env.items())))
-        if key not in self._asked:
-            try:
-                self._asked[key] = _ask(suite, start, env)
-            except MissingRequirement as error:
-                self._asked[key] = error
-        found = self._asked[key]
-        if isinstance(found, MissingRequirement):
-            raise found
-        return found
 
-
-def _start_of(suite: Suite) -> tuple[str, ...]:
-    """Return what stands before the flags: the suite's command, else the server that is in ``PATH``."""
-    first, *rest = [expand(word, key="command") for word in suite.command] or [_SERVER]
-    return (executable_of(first, suite), *rest)
-
-
-def _ask(suite: Suite, start: tuple[str, ...], env: Mapping[str, str]) -> _Server:
-    boxed = suite.deploy == "docker"
-    if not boxed and shutil.which(start[0], path=env.get("PATH", os.environ.get("PATH"))) is None:
-        raise MissingRequirement(
-            f"needs llama.cpp: no such executable: {start[0]}; put llama-server into PATH, or name it as command"
-        )
-    run = in_container(suite) if boxed else run_here
-
-    def said(question: str) -> str:
-        try:
-            done = run((*start, question), env, _ASK_S)
-        except subprocess.TimeoutExpired:
-            raise MissingRequirement(f"{start[0]} {question} did not end within {_ASK_S:g} s") from None
-        except OSError as error:
-            raise MissingRequirement(f"{start[0]} cannot be run: {error.strerror}") from error
-        return done.stdout + done.stderr
-
+def _read(said: Asked, start: str) -> _Server:
     flags = llamacpp_help.flags_in(said("--help"))
     if "ctx-size" not in flags:
-        raise MissingRequirement(f"{start[0]} is no llama-server: its --help names no --ctx-size")
+        raise MissingRequirement(f"{start} is no llama-server: its --help names no --ctx-size")
     devices = llamacpp_help.devices_in(said("--list-devices")) if "list-devices" in flags else 0
     return _Server(llamacpp_help.version_in(said("--version")), flags, devices)

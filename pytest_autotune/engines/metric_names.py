@@ -101,3 +101,20 @@ TGI = MetricNames(
     itl="tgi_request_mean_time_per_token_duration",
     e2e="tgi_request_duration",
 )
+
+# tensorrt_llm/metrics/collector.py, 1.3; before it there were fewer of them
+TRTLLM = MetricNames(
+    path="/prometheus/metrics",
+    running="trtllm_num_requests_running",
+    waiting="trtllm_num_requests_waiting",
+    kv_use="trtllm_kv_cache_utilization",
+    finished="trtllm_request_success_total",
+    output_tokens="trtllm_generation_tokens_total",
+    queue="trtllm_request_queue_time_seconds",
+    prefill="trtllm_request_prefill_time_seconds",
+    decode="trtllm_request_decode_time_seconds",
+    inference="trtllm_request_inference_time_seconds",
+    ttft="trtllm_time_to_first_token_seconds",
+    itl="trtllm_time_per_output_token_seconds",
+    e2e="trtllm_e2e_request_latency_seconds",
+)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, requirements
-from pytest_autotune.engines.engine import Cause, CauseKind, Installed
+from pytest_autotune.engines import requirements
+from pytest_autotune.engines.engine import Cause, CauseKind, Engine, Installed
 from pytest_autotune.engines.flags import with_reserved
 from pytest_autotune.engines.inquiry import Inquiry
 from pytest_autotune.engines.neutral import contradiction, dialect_of, told
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
     from pytest_autotune.engines.installation import Installation, Package
     from pytest_autotune.engines.requirements import Check
-    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
 _ON_THIS_MACHINE = ("local", "docker")
 
 
-class Packaged:
+class Packaged(Engine):
     """What engines have in common that are asked by `Inquiry`; one of them adds its name, abilities and command.
 
     A subclass says which flags are reserved and why, and looks for what a suite needs beside the package.
@@ -81,22 +80,6 @@ class Packaged:
         if device == "cpu":
             return 0
         return requirements.gpus_taken(suite, settings_of(suite, configuration))
-
-    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
-        """Return None: what such a server can do at best is not known."""
-        return None
-
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
-        """Return None, as of what it serves."""
-        return None
-
-    def classify(self, log: str, returncode: int | None) -> Cause:
-        """Say why a server died or never became ready."""
-        return causes.classify(log, returncode)
-
-    def effective(self, log: str) -> Mapping[str, Value]:  # noqa: ARG002 - the contract's name
-        """Return nothing: such a server does not log its settings."""
-        return {}
 
 
 def settings_of(suite: Suite, configuration: Configuration) -> dict[str, Value]:

@@ -16,7 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator, get_args  # noqa: UP035 - also runs where collections.abc is not subscriptable
 
-PACKAGES = {"vllm": "vllm", "sglang": "sglang", "llama-cpp-python": "llama_cpp"}
+PACKAGES = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llama-cpp-python": "llama_cpp",
+    "transformers": "transformers",
+    "trtllm": "tensorrt_llm",
+}
+DISTRIBUTIONS = {"trtllm": "tensorrt_llm"}  # those that are not called as the engine is
 
 
 def where(engine: str) -> dict[str, Any]:
@@ -30,17 +37,23 @@ def where(engine: str) -> dict[str, Any]:
     return {"installation": [[str(path), path.stat().st_mtime_ns] for path in marks], "version": version_of(engine)}
 
 
-def version_of(distribution: str) -> str:
-    """Return the version of a distribution; empty when it was installed under another name."""
+def version_of(engine: str) -> str:
+    """Return the version of an engine's distribution; empty when it was installed under another name."""
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(DISTRIBUTIONS.get(engine, engine))
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
 def flags(engine: str) -> dict[str, Any]:
     """Return the engine's version, the platform it was built for, and every flag of its API server."""
-    tell = {"vllm": flags_of_vllm, "sglang": flags_of_sglang, "llama-cpp-python": flags_of_llama_cpp}
+    tell = {
+        "vllm": flags_of_vllm,
+        "sglang": flags_of_sglang,
+        "llama-cpp-python": flags_of_llama_cpp,
+        "transformers": flags_of_transformers,
+        "trtllm": flags_of_trtllm,
+    }
     return tell[engine]()
 
 
@@ -79,6 +92,38 @@ def flags_of_llama_cpp() -> dict[str, Any]:
         flag["choices"] = list(words) if words and all(isinstance(word, str) for word in words) else []
     device = "gpu" if llama_cpp.llama_supports_gpu_offload() else "cpu"
     return {"version": llama_cpp.__version__, "device": device, "flags": told}
+
+
+def flags_of_transformers() -> dict[str, Any]:
+    """Ask the command ``transformers serve``; some releases wrap it in an application of typer's."""
+    app = importlib.import_module("transformers.cli.transformers").app
+    group = app if hasattr(app, "commands") else importlib.import_module("typer.main").get_command(app)
+    # Its device is chosen when it starts, by what the machine has.
+    return {"version": version_of("transformers"), "device": "", "flags": flags_in_click(group.commands["serve"])}
+
+
+def flags_of_trtllm() -> dict[str, Any]:
+    """Ask the command ``trtllm-serve serve``."""
+    command = importlib.import_module("tensorrt_llm.commands.serve").serve
+    return {"version": version_of("trtllm"), "device": "cuda", "flags": flags_in_click(command)}
+
+
+def flags_in_click(command: Any) -> list[dict[str, Any]]:
+    """Describe every long spelling of a click command's options; its arguments are none."""
+    return [
+        {
+            "name": spelling[2:],
+            "default": plain(option.default),
+            "choices": [str(choice) for choice in getattr(option.type, "choices", ())],
+            "boolean": bool(option.is_flag),
+            "negatable": bool(option.is_flag) and f"--no-{spelling[2:]}" in option.secondary_opts,
+            "many": False,  # click repeats the flag, where it takes several
+        }
+        for option in command.params
+        if hasattr(option, "is_flag") and option.opts
+        for spelling in option.opts
+        if spelling.startswith("--") and spelling != "--help"
+    ]
 
 
 def flags_in(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_autotune.engines import causes, metric_names, requirements, vllm_layout, vllm_rules
+from pytest_autotune.engines import metric_names, requirements, vllm_layout, vllm_rules
 from pytest_autotune.engines.dialects import VLLM as DIALECT
-from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Installed
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Engine, Installed
 from pytest_autotune.engines.flags import flag_name, to_argv, with_reserved
 from pytest_autotune.engines.inquiry import Inquiry
 from pytest_autotune.engines.installation import VLLM, Installation
@@ -59,7 +59,7 @@ class _Surroundings:
     gpus: tuple[Gpu, ...]
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """vLLM's OpenAI-compatible server, run by an interpreter that has vLLM installed."""
 
     name = "vllm"
@@ -183,10 +183,6 @@ class VllmEngine:
         if installation.device == "cpu":
             return None
         return vllm_layout.layout_of(told(suite, configuration, DIALECT), installation.flags, gpus=suite.gpus)
-
-    def classify(self, log: str, returncode: int | None) -> Cause:
-        """Say why a server died or never became ready."""
-        return causes.classify(log, returncode)
 
     def effective(self, log: str) -> Mapping[str, Value]:
         """Read back the settings that differ from vLLM's defaults, by the names of their flags.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_autotune import notation
 from pytest_autotune.presets.library import find_preset
 from pytest_autotune.presets.merging import MERGES, merge, plain
 from pytest_autotune.problems import Collector
@@ -34,7 +35,7 @@ def expand(source: Source, path: Path) -> Source:
     """
     collector = Collector()
     expansion = _Expansion(source, path.parent)
-    for kind, read in (("parameters", expansion.parameters), ("slo", expansion.limits)):
+    for kind, read in (("parameters", expansion.parameters), ("slo", expansion.limits), ("tiers", expansion.tiers)):
         if kind in source.value:
             collector.read((kind,), read, source.value[kind])
     collector.finish()
@@ -80,6 +81,58 @@ class _Expansion:
         own = {name: value for name, value in written.items() if name != "preset"}
         content = {name: value for name, value in presets[0].content.items() if name not in own}
         self._put("slo", content, own, presets)
+
+    def tiers(self, written: Any) -> None:
+        """Put limits in the place of presets: each alone or in a list is a tier of its name, or what a tier is."""
+        collector = Collector()
+        listed = [written] if isinstance(written, str) and written.startswith(PREFIX) else written
+        if isinstance(listed, list) and any(isinstance(each, str) and each.startswith(PREFIX) for each in listed):
+            written = collector.read((), self._named_tiers, listed, single=listed is not written)
+        collector.finish()
+        if not isinstance(written, Mapping):
+            return
+        for name, block in written.items():
+            collector.read((name,), self._tier, name, block)
+        collector.finish()
+
+    def _named_tiers(self, listed: Sequence[Any], *, single: bool) -> dict[str, Any]:
+        """Return a tier for each preset of a list, by its name, and take over where each is written."""
+        collector = Collector()
+        tiers: dict[str, Any] = {}
+        lines = dict(self.source.lines)
+        for index, each in enumerate(listed):
+            where = () if single else (index,)
+            if not (isinstance(each, str) and each.startswith(PREFIX)):
+                problem = f"{show(each)} is not the name of a preset; write e.g. preset:chat, or a mapping of tiers"
+                collector.note(where, problem)
+                continue
+            name = each.removeprefix(PREFIX).strip()
+            if name in tiers:
+                collector.note(where, f"{show(name)} is named twice; remove one")
+            collector.read(where, self._preset, "slo", name)
+            tiers[name] = each
+            lines["tiers", name] = self.source.line(("tiers", *where))
+        collector.finish()
+        self.source = replace(self.source, value={**self.source.value, "tiers": tiers}, lines=lines)
+        return tiers
+
+    def _tier(self, name: str, written: Any) -> None:
+        written = _as_mapping(written)
+        if not isinstance(written, Mapping) or "preset" not in written:
+            return
+        collector = Collector()
+        (preset,) = collector.read(("preset",), self._named, "slo", (written["preset"],)) or (None,)
+        collector.finish()
+        assert preset is not None, "a problem was told otherwise"
+        own = {key: value for key, value in written.items() if key != "preset"}
+        content = {key: value for key, value in preset.content.items() if key not in (*own, *notation.OF_ALL_TIERS)}
+        lines, files = dict(self.source.lines), dict(self.source.files)
+        for limit in content:
+            files["tiers", name, limit] = preset.path
+            inside = (where for where in preset.lines if where[:2] == ("slo", limit))
+            lines |= {("tiers", name, *where[1:]): preset.lines[where] for where in inside}
+        tiers = {**self.source.value["tiers"], name: {**content, **own}}
+        self.source = replace(self.source, value={**self.source.value, "tiers": tiers}, lines=lines, files=files)
 
     def _fixed(self) -> Iterable[str]:
         fixed = self.source.value.get("fixed")

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pytest_autotune.engines.registry import builtin
 from pytest_autotune.masking import holds_secret, name_of, split_setting
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PORT = 8000
 class Word:
     """One argv element; a `prefix` is what stands before the value, as in ``--port=``."""
 
-    kind: Literal["literal", "host", "port", "secret"]
+    kind: Literal["literal", "host", "port", "address", "secret"]  # an address: host and port
     value: str  # of a secret: the environment variable that holds it
     prefix: str = ""
 
@@ -37,7 +38,9 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     address = report.address
     if address is None:
         return words
-    words = [_swap(word, address.model_name, Word("literal", _lasting_name(report.suite))) for word in words]
+    if not _has_own_name(report.suite):
+        words = [_swap(word, address.model_name, Word("literal", _lasting_name(report.suite))) for word in words]
+    words = [_swap(word, f"{address.host}:{address.port}", Word("address", f"{address.host}:{PORT}")) for word in words]
     words = [_swap(word, address.host, Word("host", address.host)) for word in words]
     ports = [index for index, word in enumerate(words) if word.kind == "literal" and word.value == str(address.port)]
     if len(ports) > 1:
@@ -45,6 +48,12 @@ def stable_words(report: SuiteReport, argv: Sequence[str]) -> list[Word]:
     for index in ports:
         words[index] = Word("port", str(PORT), words[index].prefix)
     return words
+
+
+def _has_own_name(suite: Suite) -> bool:
+    """Say whether the server is asked for by its model, which then stands in the command line as that alone."""
+    engine = builtin(suite.engine)
+    return engine is not None and engine.abilities.own_name is not None
 
 
 def _lasting_name(suite: Suite) -> str:
@@ -80,7 +89,7 @@ def _source(word: Word) -> str:
         return shlex.quote(word.value)
     if word.kind == "secret":
         return f'"${{{word.value}:?set {word.value}}}"'
-    return f'"${word.kind.upper()}"'
+    return '"$HOST:$PORT"' if word.kind == "address" else f'"${word.kind.upper()}"'
 
 
 def _hide(argv: Sequence[str], index: int, secrets: Sequence[str]) -> Word:

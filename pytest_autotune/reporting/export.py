@@ -14,7 +14,7 @@ from pytest_autotune.masking import holds_secret, mask, mask_argv, mask_text
 from pytest_autotune.records import utc_text
 from pytest_autotune.reporting.command import PORT, script_words, stable_words
 from pytest_autotune.reporting.kubernetes import helm_values, kubernetes_manifest
-from pytest_autotune.reporting.manifests import compose_file, docker_script, vllm_config
+from pytest_autotune.reporting.manifests import compose_file, docker_script, sglang_config, vllm_config
 from pytest_autotune.reporting.recipe import recipe_of
 from pytest_autotune.reporting.sending import client_shares
 from pytest_autotune.selection import NOISE
@@ -36,8 +36,8 @@ CONTAINED = {
     "docker.sh": docker_script,
     "compose.yaml": compose_file,
     "kubernetes.yaml": kubernetes_manifest,
-    "helm.yaml": helm_values,
 }
+CONFIGURED = {"vllm": vllm_config, "sglang": sglang_config}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -125,9 +125,9 @@ def best_script(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> st
         "set -eu",
     ]
     lines.extend(_exports(report.server_env, report.secrets))
-    if "host" in kinds and report.address is not None:
+    if kinds & {"host", "address"} and report.address is not None:
         lines.append(f'HOST="${{HOST:-{report.address.host}}}"')
-    if "port" in kinds:
+    if kinds & {"port", "address"}:
         lines.append(f'PORT="${{PORT:-{PORT}}}"  # set it from outside to listen elsewhere')
     return "\n".join(lines) + "\nexec " + " \\\n  ".join(script_words(words)) + "\n"
 
@@ -141,8 +141,10 @@ def best_forms(report: SuiteReport, best: JudgedTrial, *, tier: str = "") -> dic
     recipe = recipe_of(report, best, tier=tier, remarks=remarks)
     if recipe is None:
         return {}
-    contained = {form: write(recipe) for form, write in CONTAINED.items()} if recipe.container.tag else {}
-    return {**contained, "vllm.yaml": vllm_config(recipe)}
+    engine = report.suite.engine
+    boxed = {**CONTAINED, **({"helm.yaml": helm_values} if engine == "vllm" else {})} if recipe.container.tag else {}
+    contained = {form: write(recipe) for form, write in boxed.items()}
+    return {**contained, f"{engine}.yaml": CONFIGURED[engine](recipe)}
 
 
 def _trial(judged: JudgedTrial, secrets: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The best server in one container, as ``docker run`` and for Compose, and as a configuration file of vLLM's."""
+"""The best server in one container, as ``docker run`` and for Compose, and as a configuration file of its engine."""
 
 from __future__ import annotations
 
@@ -65,22 +65,41 @@ def compose_file(recipe: Recipe) -> str:
 
 def vllm_config(recipe: Recipe) -> str:
     """Return a file for ``vllm serve --config``, which makes of it the command line that was measured."""
+    return _config(recipe, joined=True)
+
+
+def sglang_config(recipe: Recipe) -> str:
+    """Return a file for ``sglang.launch_server --config``, which makes of it the command line that was measured.
+
+    Its reader (sglang/srt/utils/server_args_config_parser.py, 0.5.23) joins no value to its flag.
+    """
+    return _config(recipe, joined=False)
+
+
+def _config(recipe: Recipe, *, joined: bool) -> str:
+    """Return the settings by their flags; `joined` where a name may hold the text that begins with a dash."""
+    model, served_as, host, port = (flag.removeprefix("--") for flag in recipe.container.addressed)
     settings: dict[str, Any] = {
-        "model": _config_value(recipe.model),
-        "served-model-name": _config_value(recipe.served_as),
-        "host": recipe.host,
-        "port": PORT,
+        model: _config_value(recipe.model),
+        served_as: _config_value(recipe.served_as),
+        host: recipe.host,
+        port: PORT,
     }
     remarks = list(recipe.remarks)
     if names := [*recipe.env, *recipe.secrets]:
         remarks.append(f"Set in its environment: {', '.join(names)}.")
     for flag, *values in _flags(recipe.settings):
-        name, joins, joined = (flag.prefix + flag.value).removeprefix("--").partition("=")
+        name, joins, text = (flag.prefix + flag.value).removeprefix("--").partition("=")
         if any(word.kind == "secret" for word in (flag, *values)):
             remarks.append(f"--{name} holds a secret: say it on the command line.")
         elif joins:
-            value = _config_value(joined)
-            settings |= {f"{name}={joined}": True} if isinstance(value, str) else {name: value}
+            value = _config_value(text)
+            if not isinstance(value, str):
+                settings[name] = value
+            elif joined:
+                settings[f"{name}={text}"] = True
+            else:
+                remarks.append(f"--{name}={text} cannot be told here: say it on the command line.")
         else:
             texts = [_config_value(word.prefix + word.value) for word in values]
             settings[name] = texts if len(texts) > 1 else texts[0] if texts else True
@@ -136,7 +155,7 @@ def _flags(words: Sequence[Word]) -> Iterator[list[Word]]:
 
 
 def _config_value(text: str) -> str | int | float:
-    """Return a number for what vLLM writes back as it stands; it takes every value for the text of an argument."""
+    """Return a number for what an engine writes back as it stands; it takes every value for the text of an argument."""
     for number in (int, float):
         try:
             if str(number(text)) == text and re.fullmatch(r"-?\d+(?:\.\d+)?", text):

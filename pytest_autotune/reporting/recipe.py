@@ -66,7 +66,8 @@ class Recipe:
     def arguments(self) -> tuple[Word, ...]:
         """Return the words after the entry command, in a container: it listens on all of its own interfaces."""
         model = MOUNTED_MODEL if self.local else self.model
-        addressed = ("--model", model, "--served-model-name", self.served_as, "--host", "0.0.0.0", "--port", str(PORT))  # noqa: S104
+        values = (model, self.served_as, "0.0.0.0", str(PORT))  # noqa: S104
+        addressed = (word for pair in zip(self.container.addressed, values, strict=True) for word in pair)
         return (*(Word("literal", word) for word in addressed), *self.settings)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest_autotune
 from pytest_autotune.engines import metric_names, requirements
 from pytest_autotune.engines.dialects import VLLM
-from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Flag, Installed
+from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Engine, Flag, Installed
 from pytest_autotune.engines.flags import flag_name, to_argv
 from pytest_autotune.engines.neutral import told
 from pytest_autotune.engines.sim.arguments import MANAGED, build_parser
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_autotune.engines.engine import Address, Knob
-    from pytest_autotune.engines.roofline import Layout, Served
     from pytest_autotune.space import Configuration, Value
     from pytest_autotune.suite import Suite
 
@@ -42,7 +41,7 @@ _SYMPTOMS = (  # in the order in which they explain each other
 _EFFECTIVE = re.compile(r"non-default args: (\{.*\})$", re.MULTILINE)
 
 
-class SimEngine:
+class SimEngine(Engine):
     """Engine `sim`; see `pytest_autotune.engines.engine.Engine`."""
 
     name = "sim"
@@ -86,14 +85,6 @@ class SimEngine:
 
     def refuses(self, suite: Suite, configuration: Configuration) -> Cause | None:  # noqa: ARG002 - the contract's names
         """Return nothing: that a server has to be started to find out is what it simulates."""
-        return None
-
-    def served(self, suite: Suite) -> Served | None:  # noqa: ARG002 - the contract's names
-        """Return None: a search of what is simulated has nothing to learn from its own model."""
-        return None
-
-    def layout(self, suite: Suite, configuration: Configuration) -> Layout | None:  # noqa: ARG002
-        """Return None, as of what it serves."""
         return None
 
     def classify(self, log: str, returncode: int | None) -> Cause:
