@@ -375,7 +375,9 @@ class Run:
         self.config.hook.pytest_autotune_trial_finished(config=self.config, suite=plan.suite, trial=trial)
 
     def _workers(self) -> int:
-        return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        """How many processes run trials at a time; the environment may tell of a pytest that started this one."""
+        worker: dict[str, int] = getattr(self.config, "workerinput", {})
+        return worker.get("workercount", 1)
 
     def _deployer(self, suite: Suite) -> Deployer:
         from pytest_autotune.deploy import BUILTIN, builtin_deployer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -32,23 +33,23 @@ def runtime(project, monkeypatch):
 
 def look(root, seen):
     """Note on which cores each process below `root` may run, by what it is: one moment of a moving table."""
-    try:
-        guards = [child for child in root.children() if any("_guard.py" in part for part in child.cmdline())]
-        for guard in guards:
-            for server in guard.children(recursive=True):
-                if "_guard.py" not in " ".join(server.cmdline()):  # else it is about to become one
-                    seen.setdefault("server", set()).add(tuple(server.cpu_affinity()))
-            seen.setdefault("guard", set()).add(tuple(guard.cpu_affinity()))
-        for child in root.children():
-            if "load.worker" in " ".join(child.cmdline()):
+    for child in root.children():
+        with suppress(psutil.Error):  # it has ended
+            command = " ".join(child.cmdline())
+            if "load.worker" in command:
                 loading = tuple(root.cpu_affinity())
                 seen.setdefault("generator", set()).add(tuple(child.cpu_affinity()))
                 seen.setdefault("pytest", set()).add(loading)  # its worker still lives, and so does the lease
-    except psutil.Error:  # it has ended
-        pass
+            if "_guard.py" not in command:
+                continue
+            seen.setdefault("guard", set()).add(tuple(child.cpu_affinity()))
+            for server in child.children(recursive=True):
+                if "_guard.py" not in " ".join(server.cmdline()):  # else it is about to become one
+                    seen.setdefault("server", set()).add(tuple(server.cpu_affinity()))
 
 
-def test_a_server_never_runs_on_the_load_generators_core_nor_the_other_way_round(project):
+def test_a_server_never_runs_on_the_load_generators_core_nor_the_other_way_round(project, monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")  # of a pytest that this one is run by
     generator, own, *_ = sorted(os.sched_getaffinity(0))
     project.suite(SUITE.replace("CORES", f"{{per_server: 1, pool: [{generator}, {own}]}}"))
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tolerant_load", "suites", "--autotune"]
@@ -56,7 +57,8 @@ def test_a_server_never_runs_on_the_load_generators_core_nor_the_other_way_round
     with project.pytester.popen(argv) as running:
         root = psutil.Process(running.pid)
         while running.poll() is None:
-            look(root, seen)
+            with suppress(psutil.NoSuchProcess):
+                look(root, seen)
         output = running.stdout.read().decode()
     assert running.returncode == 0, output
     assert seen["server"] == {(own,)}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytest_autotune.samples import Level, Sample
 from pytest_autotune.settling import LEAST_REQUESTS, ROUND_S, Round, Settling, rounds_of, settled
 from pytest_autotune.slo import Status
+from tests.conftest import TOLERANT_LOAD
 
 SUITE = """\
 name: slow
@@ -114,7 +115,9 @@ def trial(project):
     return running
 
 
-def test_what_is_compiled_under_load_falls_in_no_measured_window(trial):
+def test_what_is_compiled_under_load_falls_in_no_measured_window(project, trial):
+    # A pause of the server is what is measured here, not the machine's that makes other tests measure again.
+    (project.path / "tolerant_load.py").write_text(TOLERANT_LOAD.replace("range(3)", "range(1)"))
     at_once, _ = trial(f"compile={COMPILES_S:g}s")
     assert at_once.batches[0].metrics["e2e.p99"] > COMPILES_S
     assert not any("settled" in remark for remark in at_once.batches[0].remarks)
