@@ -22,6 +22,7 @@ from pytest_autotune.deploy.container import Spec, device_requests
 from pytest_autotune.deploy.docker import LABEL, DockerDeployer, connect, image_digest
 from pytest_autotune.deploy.docker_errors import cause_of
 from pytest_autotune.engines.engine import CauseKind
+from pytest_autotune.engines.sim.engine import SimEngine
 from pytest_autotune.errors import DeployError, Infeasible
 from pytest_autotune.suite_cores import Cores
 from pytest_autotune.suite_docker import read_run
@@ -86,6 +87,17 @@ def test_a_container_is_told_which_pretended_gpus_it_has_and_docker_is_asked_for
         assert "PYTEST_AUTOTUNE_GPUS=0,1" in attributes["Config"]["Env"]
         assert not attributes["HostConfig"]["DeviceRequests"]
     assert phases == ["on pretended GPUs 0, 1", "start", "ready"]
+
+
+def test_a_server_that_takes_no_name_is_asked_for_its_models_own(containers, tmp_path):
+    class OwnName(SimEngine):
+        abilities = replace(SimEngine.abilities, own_name=str.upper)
+
+    launch = replace(docker_launch(tmp_path / "server.log"), engine=OwnName())
+    with DockerDeployer().deploy(launch) as server:
+        assert Control(server.url).models() == ("LLAMA-3.1-8B",) == (server.model_name,)
+        (container,) = containers()
+        assert container.startswith("boxed-")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

@@ -373,15 +373,6 @@ def test_a_server_that_takes_no_name_is_asked_for_its_models(model, engine, list
     assert builtin(engine).abilities.own_name(model.replace("{directory}", str(directory))) == listed
 
 
-def test_a_container_cannot_give_it_a_name(program):
-    ollama = program("ollama", {"serve --help": OLLAMA_HELP, "--version": ""})
-    given = suite("ollama", model="m", deploy="docker", docker={"image": "ollama/ollama"}, command=(ollama,))
-    assert OllamaEngine().inspect(given).missing[-1] == (
-        "deploy: docker gives servers names of their own, and ollama takes none; write engine: command with model_name: "
-        "and the image's command"
-    )
-
-
 def test_an_export_keeps_the_model_and_moves_the_address():
     argv = ("env", "OLLAMA_HOST=127.0.0.1:41234", "OLLAMA_NUM_PARALLEL=4", "/usr/bin/ollama", "serve")
     of = report(dataclasses.replace(BEST, argv=argv), of=reported(engine="ollama", model="qwen3"))

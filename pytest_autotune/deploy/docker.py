@@ -93,7 +93,7 @@ class DockerServer(GuardedServer):
     """A running server in a container; what is guarded is the process that stands in for it (`container`)."""
 
     def __init__(self, client: DockerClient, spec: Spec, launch: Launch, **started: Any) -> None:
-        super().__init__(launch, url="", model_name=spec.name, argv=_command_line(spec, launch.suite.env), **started)
+        super().__init__(launch, url="", argv=_command_line(spec, launch.suite.env), **started)
         self._client = client
         self._name = spec.name
 
@@ -277,8 +277,10 @@ def _start(
 
     suite = launch.suite
     name = f"{suite.model_name or suite.name}-{secrets.token_hex(4)}"
+    own_name = launch.engine.abilities.own_name
+    served = own_name(model_of(suite)) if own_name else name
     # Every interface: what the engine publishes comes in from outside of the container.
-    command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, name))  # noqa: S104
+    command = launch.engine.command(suite, launch.configuration, Address("0.0.0.0", PORT, served))  # noqa: S104
     variables = {
         "PYTHONUNBUFFERED": "1",
         **processors.variables,
@@ -321,7 +323,7 @@ def _start(
     finally:
         os.close(log.fd)
     held.enter_context(process)
-    server = DockerServer(client, spec, launch, log=log, process=process, gpus=taken.real)
+    server = DockerServer(client, spec, launch, model_name=served, log=log, process=process, gpus=taken.real)
     try:
         server.await_ready()
     except NotReady as failure:

@@ -88,11 +88,3 @@ def executable_of(named: str, suite: Suite) -> str:
         return named
     path = Path(named).expanduser()
     return str(path) if path.is_absolute() or "/" not in named else str((suite.path.parent / path).absolute())
-
-
-def missing_in_containers(suite: Suite) -> str | None:
-    """Say that a server which knows no name but its model's is not asked for in a container, or return None."""
-    if suite.deploy != "docker":
-        return None
-    remedy = "write engine: command with model_name: and the image's command"
-    return f"deploy: docker gives servers names of their own, and {suite.engine} takes none; {remedy}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_autotune.engines import requirements
 from pytest_autotune.engines.engine import Abilities, Command, Engine, Flag, Installed
-from pytest_autotune.engines.executables import Answers, Executable, missing_in_containers
+from pytest_autotune.engines.executables import Answers, Executable
 from pytest_autotune.engines.flags import flag_name, text_of, with_reserved
 from pytest_autotune.engines.neutral import told
 from pytest_autotune.errors import MissingRequirement
@@ -63,8 +63,7 @@ class OllamaEngine(Engine):
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for Ollama, ask it for its variables, and look for GPUs where the suite says that it takes some."""
-        checks = [missing_in_containers, *([requirements.missing_gpus] if suite.gpus else ())]
-        lacks = requirements.lacking(suite, checks)
+        lacks = requirements.lacking(suite, [requirements.missing_gpus] if suite.gpus else ())
         try:
             server = self._answers.of(suite)
         except MissingRequirement as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_autotune.engines import metric_names, requirements, tgi_help
 from pytest_autotune.engines.dialects import TGI as DIALECT
 from pytest_autotune.engines.engine import Abilities, Cause, CauseKind, Command, Engine, Installed
-from pytest_autotune.engines.executables import Answers, Executable, missing_in_containers
+from pytest_autotune.engines.executables import Answers, Executable
 from pytest_autotune.engines.flags import to_argv, with_reserved
 from pytest_autotune.engines.neutral import contradiction, told
 from pytest_autotune.engines.packaged import settings_of
@@ -60,8 +60,7 @@ class TgiEngine(Engine):
 
     def inspect(self, suite: Suite) -> Installed:
         """Look for the launcher, ask it for its flags, and look for the model and for GPUs."""
-        checks = [missing_in_containers, requirements.missing_model, requirements.missing_gpus]
-        lacks = requirements.lacking(suite, checks)
+        lacks = requirements.lacking(suite, [requirements.missing_model, requirements.missing_gpus])
         try:
             launcher = self._answers.of(suite)
         except MissingRequirement as error:
