@@ -283,6 +283,17 @@ def _block(where: tuple[str | int, ...]) -> type[Block]:
     return _BLOCKS[tuple(step for step in where if isinstance(step, str))]
 
 
+def _check_docker(file: SuiteFile, collector: Collector) -> None:
+    if file.deploy == "docker" and file.docker.image is None:
+        collector.note(("deploy",), "'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0")
+    if file.deploy != "docker" and "docker" in file.model_fields_set:
+        collector.note(("docker",), "only for deploy: docker; remove it, or write deploy: docker")
+    if file.cores.leased and "cpuset-cpus" in file.docker.run:
+        collector.note(
+            ("docker", "run", "cpuset-cpus"), "cores: says on which cores each server runs; remove one of them"
+        )
+
+
 def _check_engine(file: SuiteFile, collector: Collector) -> None:
     if file.engine == "endpoint" or file.deploy == "endpoint":
         if file.engine == "endpoint" and file.deploy != "endpoint" and "deploy" in file.model_fields_set:
@@ -292,11 +303,10 @@ def _check_engine(file: SuiteFile, collector: Collector) -> None:
         for key in _ENDPOINT_REFUSES:
             if getattr(file, key):
                 collector.note((key,), "an endpoint's settings cannot be changed; remove the key")
+        if file.cores.leased:
+            collector.note(("cores",), "an endpoint's server is not started here, and keeps its cores; remove the key")
         return
-    if file.deploy == "docker" and file.docker.image is None:
-        collector.note(("deploy",), "'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0")
-    if file.deploy != "docker" and "docker" in file.model_fields_set:
-        collector.note(("docker",), "only for deploy: docker; remove it, or write deploy: docker")
+    _check_docker(file, collector)
     if file.url is not None:
         collector.note(("url",), "only an endpoint has a url; remove it or write engine: endpoint")
     if file.engine in _NEED_MODEL and file.model is None:

@@ -873,6 +873,11 @@ BROKEN = [
         id="endpoint with parameters",
     ),
     pytest.param(
+        "name: chat\nengine: endpoint\nurl: http://localhost:8000\ncores: 2\n",
+        "chat.yaml:4: cores: an endpoint's server is not started here, and keeps its cores; remove the key",
+        id="endpoint with cores",
+    ),
+    pytest.param(
         "name: chat\nengine: sim\nmodel: m\ndeploy: docker\n",
         "chat.yaml:4: deploy: 'docker' needs docker: {image: ...}: the image, e.g. vllm/vllm-openai:v0.11.0",
         id="container without an image",
@@ -886,6 +891,11 @@ BROKEN = [
         "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, memory: 0}\n",
         "chat.yaml:4: docker.memory: 0 must be more than 0; write e.g. 512MiB, 16GiB",
         id="container without memory",
+    ),
+    pytest.param(
+        "name: chat\nengine: sim\nmodel: m\ndeploy: docker\ncores: 1\ndocker: {image: a, run: {cpuset-cpus: 0-3}}\n",
+        "chat.yaml:6: docker.run.cpuset-cpus: cores: says on which cores each server runs; remove one of them",
+        id="cores of a container told twice",
     ),
     pytest.param(
         "name: chat\nengine: sim\ndeploy: docker\ndocker: {image: a, run: {name: mine}}\n",
