@@ -258,6 +258,12 @@ PLACES = [
 ]
 
 
+@pytest.mark.parametrize("value", [True, 3, "x", ["p90"]])
+def test_latencies_that_are_no_mapping_are_refused(task, value):
+    with pytest.raises(SuiteError, match=r"slo\.latency: .* is not a mapping"):
+        task(slo={"latency": value})
+
+
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PLACES), VALUES)
 def test_values_of_any_shape_are_imported_or_refused_in_one_line(task, place, value):

@@ -262,8 +262,11 @@ class _Reader:
         block = self._block("slo")
         limits = {}
         latency = block.get("latency") or {}
+        if not isinstance(latency, Mapping):
+            self._note(("slo", "latency"), f"{show(latency)} is not a mapping of statistics to limits")
+            latency = {}
         for statistic in _STATISTICS:
-            if isinstance(latency, Mapping) and statistic in latency:
+            if statistic in latency:
                 limits[f"e2e.{statistic}"] = self._limit(("slo", "latency", statistic), latency[statistic])
         for name in latency:
             if name not in _STATISTICS:
